@@ -1,0 +1,39 @@
+# One virtual environment, one command per task. `make demo` and `make test` are all a newcomer needs.
+PYTHON ?= python3.11
+BIN := .venv/bin
+REAL_DATA ?= $(wildcard ../shared/data)
+export LENSDATA_REAL_DATA ?= $(abspath $(REAL_DATA))
+
+.PHONY: demo test test-all lint bench clean install
+
+install: .venv/.installed
+
+# Installed exactly as locked, without resolving: --no-deps. torch comes last and by itself, so that a CUDA build
+# brings the libraries of its own platform. The mark is newer than both files as long as nothing changed.
+.venv/.installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock torch==2.13.0 torchvision==0.28.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: install
+	$(BIN)/lensdata demo
+
+test: install
+	$(BIN)/python -m pytest -m "not faults and not slow and not browser"
+
+test-all: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: install
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache runs

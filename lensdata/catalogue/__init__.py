@@ -1,0 +1,1 @@
+"""Sweep files, cuts, lenses, confusers, strata and samples."""

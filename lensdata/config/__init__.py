@@ -1,0 +1,1 @@
+"""Pydantic models of every YAML file, one module per area, and how they are loaded."""

@@ -1,0 +1,174 @@
+"""Loading a YAML file into a checked, frozen configuration."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lensdata.errors import InputError
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """A frozen section of a YAML file; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Unhashed:
+    """Marks a field that changes how a job runs, not what it makes: left out of the configuration hash."""
+
+
+UNHASHED = Unhashed()
+
+
+def load_config(
+    model: type[C], path: str | Path | None, overrides: Iterable[str] | Mapping[str, Any] = ()
+) -> C:
+    """Read a YAML file, apply dotted overrides and validate.
+
+    Parameters
+    ----------
+    model
+        The configuration class.
+    path
+        A YAML file; None starts from the defaults.
+    overrides
+        ``key.sub=value`` strings (values are YAML) or a mapping of dotted keys to values.
+
+    Raises
+    ------
+    InputError
+        File missing or not YAML, an unknown key (with the nearest valid one), a value out of range.
+    """
+    values = _read_yaml(Path(path)) if path is not None else {}
+    source = str(path) if path is not None else "configuration"
+    pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
+    for key, value in pairs:
+        _set_dotted(values, key, value)
+    return validate(model, values, source)
+
+
+def validate(model: type[C], values: Mapping[str, Any], source: str) -> C:
+    """Validate plain values against ``model``; errors name ``source`` and the first wrong key."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_sentence(error, model, source)) from error
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split ``key.sub=value``; the value is read as YAML.
+
+    >>> parse_override("sampling.ratio=6")
+    ('sampling.ratio', 6)
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise InputError(f"Override {text!r} is not of the form key=value, for example sampling.ratio=100.")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"The value of override {text!r} is not valid YAML; quote it.") from error
+
+
+def config_hash(config: Config) -> str:
+    """SHA-256 over what a configuration means, 16 hex digits.
+
+    The ``execution`` section, URIs, rates and partitions (fields annotated with `UNHASHED`) do not change
+    the rows that come out and are left out (DESIGN section 4).
+    """
+    text = json.dumps(meaning(config), sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def meaning(config: BaseModel) -> dict[str, Any]:
+    """The part of a configuration that its hash covers, as plain values."""
+    out: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        if name == "execution" or any(isinstance(mark, Unhashed) for mark in field.metadata):
+            continue
+        value = getattr(config, name)
+        out[name] = meaning(value) if isinstance(value, BaseModel) else _plain(value)
+    return out
+
+
+def dump_yaml(config: Config) -> str:
+    """The complete configuration, defaults included, as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return meaning(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"Configuration file {path} does not exist.")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"Configuration file {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"Configuration file {path} must hold keys and values, found a {type(values).__name__}.")
+    return values
+
+
+def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    node = values
+    for section in sections:
+        child = node.get(section)
+        if child is None:
+            child = node[section] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"Override {key!r}: {section!r} is a value, not a section.")
+        node = child
+    node[last] = value
+
+
+def _sentence(error: ValidationError, model: type[BaseModel], source: str) -> str:
+    first = error.errors()[0]
+    location = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = known_keys(model)
+        nearest = difflib.get_close_matches(location, known, n=1, cutoff=0.4) or difflib.get_close_matches(
+            location.rsplit(".", 1)[-1], [key.rsplit(".", 1)[-1] for key in known], n=1, cutoff=0.4
+        )
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+        return f"{source}: unknown key {location!r}{hint}"
+    if first["type"] == "missing":
+        return f"{source}: key {location!r} is required; give it in the file or as {location}=VALUE."
+    found = "" if isinstance(first.get("input"), dict) else f" (found {first.get('input')!r})"
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{source}: {location}: {message[:1].lower()}{message[1:]}{found}."
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """All dotted keys of a configuration class."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            keys += known_keys(annotation, f"{prefix}{name}.")
+    return keys
+
+
+__all__ = ["UNHASHED", "Config", "Field", "config_hash", "dump_yaml", "known_keys", "load_config", "meaning", "validate"]

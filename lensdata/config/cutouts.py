@@ -1,0 +1,76 @@
+"""Configuration of the cutout jobs (R-C1 to R-C4, R-S7)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from lensdata.config.base import UNHASHED, Config, Field
+
+PIXSCALE_ARCSEC = 0.262
+STAMP_SIZE = 101
+
+
+class Service(Config):
+    """The cutout service and how politely it is asked; changes no pixel."""
+
+    url: str = Field("https://www.legacysurvey.org/viewer/fits-cutout", description="address of the service")
+    contact: str = Field("", description="e-mail address sent in the User-Agent")
+    requests_per_second: float = Field(1.0, gt=0, description="limit over the whole job, all executors together")
+    connections_per_task: int = Field(4, ge=1, le=32, description="requests in flight per task")
+    connect_timeout_s: float = Field(10.0, gt=0, description="time to connect")
+    read_timeout_s: float = Field(60.0, gt=0, description="time to wait for bytes")
+    max_attempts: int = Field(6, ge=1, le=50, description="requests per stamp before it is given up")
+    backoff_s: float = Field(0.5, gt=0, description="first backoff; doubles, full jitter")
+    backoff_max_s: float = Field(60.0, gt=0, description="longest backoff")
+
+
+class Quality(Config):
+    """When a stamp is excluded (R-C4); excluded stamps stay in the ledger."""
+
+    missing_frac_max: float = Field(0.05, ge=0, le=1, description="greatest fraction of NaN or exactly zero pixels in any band")
+    saturated_frac_max: float = Field(0.02, ge=0, le=1, description="greatest fraction of extreme pixels")
+    saturated_above_nmgy: float = Field(250.0, gt=0, description="a pixel above this is extreme, nanomaggies")
+    edge_score_max: float = Field(0.5, gt=0, description="greatest edge-artefact score")
+
+
+class FetchExecution(Config):
+    """How the fetch is cut into tasks."""
+
+    stamps_per_part: int = Field(256, ge=1, le=4096, description="stamps of a task and of its part file")
+    max_failed_fraction: float = Field(0.05, ge=0, le=1, description="more failures than this fail the step; it can be restarted")
+    shuffle_partitions: int | None = Field(None, ge=1, description="shuffle partitions")
+
+
+class FetchCutoutsConfig(Config):
+    """Stamps for the sample (R-C1, R-C2)."""
+
+    layer: str = Field("ls-dr10", description="survey layer, always sent")
+    bands: str = Field("grz", pattern="^[griz]+$", description="bands in stored order")
+    size: int = Field(STAMP_SIZE, ge=8, le=512, description="side of a stamp, pixels")
+    pixscale_arcsec: float = Field(PIXSCALE_ARCSEC, gt=0, description="pixel scale, arcsec; 0.262 keeps nanomaggies per native pixel")
+    kind: Literal["plain", "control"] = Field("plain", description="plain stamps, or controls of the same galaxies")
+    labels: tuple[int, ...] = Field((0, 1), description="fetch the objects with these labels")
+    require_survey_version: bool = Field(True, description="refuse answers that mix SURVEY/VERSION")
+    quality: Quality = Quality()
+    service: Annotated[Service, UNHASHED] = Service()
+    execution: FetchExecution = FetchExecution()
+
+
+class BuildExecution(Config):
+    """Sizes of files."""
+
+    shard_bytes: int = Field(128 << 20, ge=1 << 20, le=1 << 30, description="bytes of a shard; 64-256 MB")
+
+
+class BuildManifestsConfig(Config):
+    """Shards and manifests (R-S7, R-C3)."""
+
+    kind: Literal["plain", "control"] = Field("plain", description="which stamps of the sample's galaxies")
+    manifests: tuple[Literal["parity_70_30", "audit_70_15_15"], ...] = Field(
+        ("parity_70_30", "audit_70_15_15"), min_length=1, description="manifests to write"
+    )
+    seed: int = Field(42, description="order of the stamps in the shards")
+    row_group_stamps: int = Field(128, ge=1, le=4096, description="stamps of a row group")
+    tier_weights: dict[Literal["A", "B"], float] = Field({"A": 1.0, "B": 0.5}, description="weights of the audit manifest")
+    excluded_bricks: tuple[str, ...] = Field((), description="bricks left out, for example 0460m800, 3252p267 (R-S7)")
+    execution: BuildExecution = BuildExecution()

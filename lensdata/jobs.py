@@ -1,0 +1,48 @@
+"""Every step by name: what it reads, its configuration, where it runs."""
+
+from __future__ import annotations
+
+from lensdata.config import catalogue, cutouts, evaluation, simulation, training
+from lensdata.errors import InputError
+from lensdata.steps import Job
+
+_ALL = (
+    Job("mock_survey", "lensdata.simulation.survey", "python", simulation.MockSurveyConfig,
+        "Simulate a sky around real lens positions: sweep files, sources and truth.", ("lenses",)),
+    Job("extract_pool", "spark_jobs.extract_pool", "spark", catalogue.ExtractPoolConfig,
+        "Cut the sweep files to the negative pool and set aside what lies near a lens (R-S1, R-S2).", ("sweeps",), ("lenses",)),
+    Job("match_positives", "spark_jobs.match_positives", "spark", catalogue.MatchPositivesConfig,
+        "Match the lens catalogue to Tractor sources (R-S3).", ("near_lenses", "lenses")),
+    Job("sample_negatives", "spark_jobs.sample_negatives", "spark", catalogue.SampleNegativesConfig,
+        "Draw N1 and N2 negatives per stratum, exactly (R-S4, R-S5).", ("pool", "positives"), ("morphology",)),
+    Job("assign_splits", "spark_jobs.assign_splits", "spark", catalogue.AssignSplitsConfig,
+        "Give every object its split by HEALPix hash (R-S6).", ("positives", "negatives")),
+    Job("fetch_cutouts", "spark_jobs.fetch_cutouts", "spark", cutouts.FetchCutoutsConfig,
+        "Fetch a stamp for every object of the sample (R-C1 to R-C4).", ("sample",), kind="part"),
+    Job("build_manifests", "spark_jobs.build_manifests", "spark", cutouts.BuildManifestsConfig,
+        "Pack stamps into shards in random order and write the manifests (R-S7, R-C3).", ("sample", "cutouts")),
+    Job("validate_catalogue", "spark_jobs.validate_catalogue", "spark", catalogue.ValidateCatalogueConfig,
+        "Check strata, splits and counts; fail if one is wrong (R-S8).", ("sample",), ("quotas", "manifests")),
+    Job("import_stamps", "lensdata.shards.importing", "python", training.ImportConfig,
+        "Turn a user's own stamps and labels into shards and a manifest (R-C3).", ("stamps",), ("labels",)),
+    Job("train", "ray_train.train", "ray", training.TrainingConfig,
+        "Train a network on a manifest (R-T1 to R-T9).", ("manifest",), ("init_from",), kind="part"),
+    Job("score", "ray_train.score", "ray", training.ScoreConfig,
+        "Score every stamp of a manifest with the best checkpoint of a run.", ("manifest", "run"), kind="part"),
+    Job("evaluate", "ray_train.evaluate", "python", evaluation.EvaluateConfig,
+        "Judge a run and write its report (R-E1, R-E2, R-E8).", ("run", "manifest"), ("controls", "pipeline")),
+)  # fmt: skip
+JOBS = {job.name: job for job in _ALL}
+
+
+def find(name: str) -> Job:
+    """The job of that name.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    if name not in JOBS:
+        raise InputError(f"There is no step {name!r}; the steps are {', '.join(JOBS)}.")
+    return JOBS[name]

@@ -1,0 +1,1 @@
+"""Positions on the sky: pixels, splits, matches and groups."""

@@ -1,0 +1,362 @@
+"""The contract of a step: identity, skip or refuse, publish, report, provenance, exit codes (DESIGN section 4).
+
+Every Spark job and Ray entry point is ``run_job(job, body, argv)``; what "done" means is decided here and nowhere
+else, so the pipeline runner can ask the same question without starting an engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from lensdata import __version__, storage, tables
+from lensdata.config.base import Config, config_hash, load_config
+from lensdata.errors import InputError
+
+log = logging.getLogger(__name__)
+
+EXIT_DONE, EXIT_FAILED, EXIT_INPUT = 0, 1, 2
+HASHED_BYTES = 64 << 20  # input files up to this size are identified by content, larger ones by size and etag or mtime
+
+
+class JobFailed(Exception):
+    """The run failed for a reason that one sentence explains (a gate, a validation): exit 1, no stack trace."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a step is, known without importing its engine.
+
+    Attributes
+    ----------
+    kind
+        ``table``: written aside, then published whole. ``part``: many atomic parts in the final folder; a
+        restart goes on with what is missing.
+    """
+
+    name: str
+    module: str
+    engine: Literal["spark", "ray", "python"]
+    config: type[Config]
+    meaning: str
+    inputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    kind: Literal["table", "part"] = "table"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One command line, checked."""
+
+    job: Job
+    config: Any
+    inputs: dict[str, str]
+    output: str
+    force: bool = False
+    test_limit: int | None = None
+    argv: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class JobRun:
+    """What the body of a step works with; it writes into ``output``."""
+
+    config: Any
+    inputs: dict[str, str]
+    output: str
+    final: str
+    resumed: bool
+    force: bool
+    test_limit: int | None
+    argv: tuple[str, ...] = ()
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    def path(self, *parts: str) -> str:
+        """A path under the output folder."""
+        return storage.join(self.output, *parts)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a body made: rows, an order-independent content identity, and counts for ``_report.json``."""
+
+    rows: int
+    content: str
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def parse(job: Job, argv: Sequence[str]) -> Request:
+    """Read ``--config FILE --output URI [--force] [--test-limit N] inputs.NAME=URI key=value``.
+
+    Raises
+    ------
+    InputError
+        An unknown or missing input, an unknown key, a value out of range.
+    """
+    parser = _Parser(prog=f"{job.module}", description=job.meaning)
+    parser.add_argument("--config", help="YAML file; defaults where left out")
+    parser.add_argument("--output", required=True, help="folder or s3:// URI to write")
+    parser.add_argument("--force", action="store_true", help="replace a finished output")
+    parser.add_argument("--test-limit", type=int, help="work on the first N units only")
+    parser.add_argument("settings", nargs="*", metavar="inputs.NAME=URI | key=value")
+    args = parser.parse_intermixed_args(list(argv))
+    inputs: dict[str, str] = {}
+    overrides: list[str] = []
+    for item in args.settings:
+        if item.startswith("inputs.") and "=" in item:
+            name, _, uri = item.removeprefix("inputs.").partition("=")
+            inputs[name] = resolve(uri)
+        else:
+            overrides.append(item)
+    known = job.inputs + job.optional
+    for name in inputs:
+        if name not in known:
+            raise InputError(f"{job.name} has no input {name!r}; it takes {', '.join(known) or 'none'}.")
+    for name in job.inputs:
+        if name not in inputs:
+            raise InputError(f"{job.name} needs inputs.{name}=URI.")
+    if args.test_limit is not None and args.test_limit < 1:
+        raise InputError(f"--test-limit must be at least 1, found {args.test_limit}.")
+    config = load_config(job.config, args.config, overrides)
+    return Request(job, config, inputs, _absolute(args.output), args.force, args.test_limit, tuple(argv))
+
+
+def resolve(value: str) -> str:
+    """An input's URI, absolute; ``lenscat`` is the catalogue that the package of that name carries."""
+    if value == "lenscat":
+        from lensdata.catalogue.lenses import lenscat_csv
+
+        return str(lenscat_csv())
+    return _absolute(value)
+
+
+def _absolute(uri: str) -> str:
+    if "://" in uri:
+        return uri.rstrip("/")
+    return os.path.abspath(uri)
+
+
+def identity(request: Request) -> dict[str, Any]:
+    """What a finished output must agree with to be skipped: configuration, inputs, limit."""
+    return {
+        "config_hash": config_hash(request.config),
+        "inputs": {name: input_identity(uri) for name, uri in sorted(request.inputs.items())},
+        "test_limit": request.test_limit,
+        "schema_version": tables.SCHEMA_VERSION,
+    }
+
+
+def input_identity(uri: str) -> Any:
+    """Identity of an input: a table's content hash, a file's SHA-256, a folder's names, sizes and versions.
+
+    Raises
+    ------
+    InputError
+        Nothing there, or a step's folder without ``_SUCCESS``.
+    """
+    described = storage.join(uri, "_table.json")
+    if storage.exists(described):
+        tables.require_success(uri)
+        return storage.read_json(described)["content"]
+    if not storage.exists(uri):
+        raise InputError(f"Input {uri} does not exist.")
+    if storage.is_folder(uri):
+        if storage.exists(storage.join(uri, "_started.json")):
+            tables.require_success(uri)
+        return [storage.version(name) for name in storage.list_files(uri)]
+    if storage.size(uri) <= HASHED_BYTES:
+        return storage.sha256(uri)
+    return storage.version(uri)
+
+
+State = Literal["done", "fresh", "resume", "replace"]
+
+
+def state(request: Request, wanted: dict[str, Any] | None = None) -> State:
+    """Whether the step is done, starts afresh, goes on, or replaces an older output.
+
+    Raises
+    ------
+    InputError
+        The output was made by another configuration or from other inputs, and ``--force`` was not given.
+    """
+    wanted = wanted or identity(request)
+    finished = storage.exists(storage.join(request.output, "_SUCCESS"))
+    name = "_table.json" if finished else "_started.json"
+    described = storage.join(request.output, name)
+    if not storage.exists(described):
+        if storage.exists(request.output) and storage.list_files(request.output) and not request.force:
+            raise InputError(
+                f"Output {request.output} holds files that {request.job.name} did not write; choose another folder or use --force."
+            )
+        return "replace" if storage.exists(request.output) else "fresh"
+    if request.force:
+        return "replace"
+    found = storage.read_json(described).get("identity", {})
+    if found != wanted:
+        raise InputError(
+            f"Output {request.output} was made with {_difference(found, wanted, request)}; "
+            "choose another --output, or use --force to replace it."
+        )
+    return "done" if finished else "resume"
+
+
+def _difference(found: dict[str, Any], wanted: dict[str, Any], request: Request) -> str:
+    if found.get("config_hash") != wanted["config_hash"]:
+        stored = storage.join(request.output, "_config.json")
+        changed = []
+        if storage.exists(stored):
+            old, new = _flatten(storage.read_json(stored)), _flatten(request.config.model_dump(mode="json"))
+            changed = [f"{k}={old.get(k)!r} (now {new.get(k)!r})" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+        return f"another configuration: {', '.join(changed[:4]) or 'its hash differs'}"
+    if found.get("test_limit") != wanted["test_limit"]:
+        return f"--test-limit {found.get('test_limit')} (now {wanted['test_limit']})"
+    old_inputs, new_inputs = found.get("inputs", {}), wanted["inputs"]
+    names = [name for name in sorted(old_inputs.keys() | new_inputs.keys()) if old_inputs.get(name) != new_inputs.get(name)]
+    return f"other content of input {', '.join(names)}" if names else "another version of the tables"
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= _flatten(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def run_job(job: Job, body: Callable[[JobRun], Outcome], argv: Sequence[str]) -> int:
+    """Run a step from its command line; returns the exit code (0 done, 2 bad input, 1 failed)."""
+    setup_logging()
+    try:
+        request = parse(job, argv)
+        return _run(request, body)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except JobFailed as error:
+        print(f"error: {job.name} failed: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except Exception as error:  # the one place that turns a crash into an exit code
+        message = " ".join(str(error).split())[:400]
+        log.exception("step=%s failed", job.name)
+        print(f"error: {job.name} failed: {type(error).__name__}: {message}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
+    job, wanted = request.job, identity(request)
+    now = state(request, wanted)
+    if now == "done":
+        log.info("step=%s output=%s skipped: already done with this configuration and these inputs", job.name, request.output)
+        return EXIT_DONE
+    started = time.time()
+    work = request.output
+    if job.kind == "table":
+        work = _temporary(request.output)
+    elif now == "replace":
+        storage.remove(request.output)
+    storage.make_folder(work)
+    if job.kind == "part":
+        storage.write_json(storage.join(work, "_started.json"), {"step": job.name, "identity": wanted})
+        storage.write_json(storage.join(work, "_config.json"), request.config.model_dump(mode="json"))
+    log.info("step=%s output=%s state=%s", job.name, request.output, now)
+    run = JobRun(
+        request.config, request.inputs, work, request.output, now == "resume", request.force, request.test_limit, request.argv, wanted
+    )
+    outcome = body(run)
+    _finish(request, work, wanted, outcome, started)
+    if job.kind == "table":
+        storage.publish_folder(work, request.output)
+    log.info("step=%s done rows=%d seconds=%.1f", job.name, outcome.rows, time.time() - started)
+    return EXIT_DONE
+
+
+def _temporary(output: str) -> str:
+    """A fresh folder beside the output; what an earlier, killed attempt left there is removed."""
+    parent, _, name = output.rpartition("/")
+    if not storage.is_s3(output):
+        for old in [*Path(parent).glob(f"_temporary-{name}-*"), *Path(parent).glob(f"_old-*-{name}")]:
+            storage.remove(str(old))
+    return f"{parent}/_temporary-{name}-{uuid.uuid4().hex[:8]}"
+
+
+def _finish(request: Request, work: str, wanted: dict[str, Any], outcome: Outcome, started: float) -> None:
+    described = storage.join(work, "_table.json")
+    entry = storage.read_json(described) if storage.exists(described) else {"schema_version": tables.SCHEMA_VERSION}
+    entry |= {"step": request.job.name, "rows": outcome.rows, "content": outcome.content, "identity": wanted}
+    report = {
+        "step": request.job.name,
+        "rows": outcome.rows,
+        **outcome.report,
+        "seconds": round(time.time() - started, 2),
+        "provenance": provenance(request.argv),
+        "inputs": request.inputs,
+    }
+    storage.write_json(storage.join(work, "_config.json"), request.config.model_dump(mode="json"))
+    storage.write_json(storage.join(work, "_report.json"), report)
+    storage.write_json(described, entry)
+    storage.write_bytes(storage.join(work, "_SUCCESS"), b"")
+
+
+def provenance(argv: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions, commit, machine and time of a run (R-T6)."""
+    packages = ("pyspark", "ray", "torch", "torchvision", "pyarrow", "numpy", "pandas", "healpy", "astropy")
+    return {
+        "lensdata": __version__,
+        "git_commit": git_commit(),
+        "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": [sys.argv[0], *argv],
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "versions": {name: _version(name) for name in packages},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout the package runs from, with ``-dirty`` where files differ; None outside one."""
+    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
+
+
+def progress(done: int, total: int, unit: str) -> None:
+    """One line that a log reader understands and the pipeline runner turns into a bar with an ETA."""
+    log.info("progress done=%d total=%d unit=%s", done, total, unit)
+
+
+def setup_logging() -> None:
+    """Plain, timed lines on standard error."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    for name in ("py4j", "matplotlib", "fsspec", "botocore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise InputError(f"{self.prog}: {message}.")

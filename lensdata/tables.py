@@ -1,0 +1,445 @@
+"""Every table of the platform: its columns with unit and meaning, how it is checked, hashed and published.
+
+A table is a folder: rows in ``dataset/*.parquet``, beside them ``_table.json`` (schema version, rows, content
+identity, SHA-256 per file), ``_report.json`` and, last, ``_SUCCESS``. Types are those that also pass through
+Spark 3.5 (signed integers, no fixed-size lists).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lensdata import storage
+from lensdata.errors import InputError
+from lensdata.hashing import splitmix64
+
+SCHEMA_VERSION = 1
+BANDS = ("g", "r", "z")
+UInt64Array = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: Arrow type, unit and meaning."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table's columns; ``key`` is unique where given."""
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...]
+    key: str | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema, units and meanings as field metadata."""
+        return pa.schema(
+            [
+                pa.field(column.name, column.type, metadata={"unit": column.unit, "description": column.meaning})
+                for column in self.columns
+            ]
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The column names, in order."""
+        return [column.name for column in self.columns]
+
+
+I8, I16, I32, I64 = pa.int8(), pa.int16(), pa.int32(), pa.int64()
+F32, F64, TEXT = pa.float32(), pa.float64(), pa.string()
+
+
+def _per_band(pattern: str, type_: pa.DataType, unit: str, meaning: str) -> tuple[Column, ...]:
+    return tuple(Column(pattern.format(band), type_, unit, meaning.format(band)) for band in BANDS)
+
+
+IDENTITY = (
+    Column("source_id", I64, "", "RELEASE << 42 | BRICKID << 22 | OBJID, DESI's TARGETID packing"),
+    Column("ra", F64, "deg", "right ascension (J2000)"),
+    Column("dec", F64, "deg", "declination (J2000)"),
+)
+SOURCE = (
+    *IDENTITY,
+    Column("release", I16, "", "Tractor release number"),
+    Column("brickid", I32, "", "brick number"),
+    Column("brickname", TEXT, "", "brick name, RRRR[pm]DDD"),
+    Column("objid", I32, "", "object number in the brick"),
+    Column("type", TEXT, "", "morphological model: PSF, REX, EXP, DEV, SER"),
+    Column("maskbits", I32, "", "DR10 MASKBITS"),
+    Column("ebv", F32, "mag", "Galactic reddening E(B-V), SFD98"),
+    *_per_band("flux_{}", F32, "nanomaggy", "model flux in {}"),
+    *_per_band("flux_ivar_{}", F32, "1/nanomaggy^2", "inverse variance of the flux in {}"),
+    *_per_band("mw_transmission_{}", F32, "", "Galactic transmission in {}, linear"),
+    *_per_band("nobs_{}", I16, "", "exposures at the source in {}"),
+    *_per_band("psfsize_{}", F32, "arcsec", "weighted mean PSF FWHM in {}"),
+    *_per_band("psfdepth_{}", F32, "1/nanomaggy^2", "point-source depth in {} as inverse variance"),
+    *_per_band("galdepth_{}", F32, "1/nanomaggy^2", "depth for a 0.45 arcsec round exponential in {}"),
+    Column("shape_r", F32, "arcsec", "half-light radius"),
+    Column("shape_e1", F32, "", "ellipticity component 1"),
+    Column("shape_e2", F32, "", "ellipticity component 2"),
+    Column("sersic", F32, "", "Sersic index (fitted for SER)"),
+)
+DERIVED = (
+    *_per_band("mag_{}", F32, "mag", "AB magnitude in {}, 22.5 - 2.5 log10 flux; null where flux <= 0"),
+    Column("gr", F32, "mag", "g - r"),
+    Column("rz", F32, "mag", "r - z"),
+    Column("axis_ratio", F32, "", "b/a = (1 - |e|) / (1 + |e|)"),
+    Column("ellipticity", F32, "", "1 - b/a"),
+    Column("type_bin", TEXT, "", "SER, DEV, REX, or other"),
+    Column("nobs_z_bin", TEXT, "", "1-2, 3-5, 6-10, 11+; none without a z exposure"),
+    Column("stratum", TEXT, "", "type_bin/nobs_z_bin; null outside the strata"),
+    Column("psf_bin", I8, "", "bin of psfsize_r, edges 1.0, 1.2, 1.4, 1.6 arcsec"),
+    Column("depth_bin", I8, "", "bin of the r-band 5-sigma point-source depth, edges 23.0, 23.5, 24.0, 24.5 mag"),
+    Column("healpix_128", I64, "", "HEALPix pixel, nside 128, NESTED"),
+)
+CONFUSER = (
+    Column("confuser_flags", I32, "", "bits: 1 merger, 2 ring, 4 edge-on, 8 blue, 16 large"),
+    Column("confuser", TEXT, "", "primary confuser category; null for none"),
+)
+LENS = (
+    Column("lens_name", TEXT, "", "name in the lens catalogue"),
+    Column("lens_ra", F64, "deg", "catalogue right ascension of the lens"),
+    Column("lens_dec", F64, "deg", "catalogue declination of the lens"),
+    Column("lens_grading", TEXT, "", "confident or probable"),
+)
+
+POOL = TableSpec("pool", "galaxies that pass the cuts, away from every lens (R-S1, R-S2)", SOURCE + DERIVED, "source_id")
+NEAR_LENSES = TableSpec(
+    "near_lenses",
+    "every sweep row near a lens, any type, uncut; one row per source and its nearest lens (R-S2, R-S3)",
+    (*SOURCE, *DERIVED, *LENS, Column("separation_arcsec", F64, "arcsec", "distance to that lens")),
+    "source_id",
+)
+REJECTED = TableSpec(
+    "rejected",
+    "objects dropped with a reason",
+    (
+        *IDENTITY,
+        Column("reason", TEXT, "", "why it was dropped"),
+        Column("lens_name", TEXT, "", "the lens concerned, where there is one"),
+        Column("separation_arcsec", F64, "arcsec", "distance to it"),
+    ),
+)
+SWEEP_SPLITS = TableSpec(
+    "sweep_splits",
+    "row ranges of the sweep files and what became of their rows, a row per reason (R-S1)",
+    (
+        Column("file", TEXT, "", "file name"),
+        Column("first_row", I64, "", "first row of the range"),
+        Column("reason", TEXT, "", "kept, or the first cut that failed"),
+        Column("rows", I64, "", "rows with that reason"),
+    ),
+)
+POSITIVES = TableSpec(
+    "positives",
+    "lenses matched to Tractor sources (R-S3)",
+    (
+        *SOURCE,
+        *DERIVED,
+        *LENS,
+        Column("separation_arcsec", F64, "arcsec", "distance of source and lens"),
+        Column("tier", TEXT, "", "A spectroscopic or HST confirmation, B visual grade"),
+    ),
+    "source_id",
+)
+UNMATCHED = TableSpec(
+    "unmatched",
+    "lenses without a positive, and why (R-S3)",
+    (
+        *LENS,
+        Column("reason", TEXT, "", "no_source_in_radius, duplicate_source, outside_footprint"),
+        Column("nearest_source_id", I64, "", "nearest Tractor source, null if none within 11 arcsec"),
+        Column("separation_arcsec", F64, "arcsec", "distance to it"),
+    ),
+)
+NEGATIVES = TableSpec(
+    "negatives",
+    "negatives sampled per stratum (R-S4, R-S5)",
+    (*SOURCE, *DERIVED, *CONFUSER, Column("pool", TEXT, "", "N1 deployment-representative, N2 hard confuser")),
+    "source_id",
+)
+QUOTAS = TableSpec(
+    "quotas",
+    "what each stratum asked for and got (R-S5)",
+    (
+        Column("stratum", TEXT, "", "type/nobs_z bin"),
+        Column("pool", TEXT, "", "N1 or N2"),
+        Column("confuser", TEXT, "", "N2 category; null for N1"),
+        Column("positives", I64, "", "positives in the stratum"),
+        Column("wanted", I64, "", "negatives asked for"),
+        Column("available", I64, "", "pool rows that could serve"),
+        Column("taken", I64, "", "negatives taken"),
+        Column("shortfall", I64, "", "wanted - taken"),
+    ),
+)
+SAMPLE = TableSpec(
+    "sample",
+    "positives and negatives with their split (R-S6)",
+    (
+        Column("label", I8, "", "1 lens, 0 not"),
+        *SOURCE,
+        *DERIVED,
+        *CONFUSER,
+        Column("pool", TEXT, "", "N1, N2; null for positives"),
+        Column("tier", TEXT, "", "A, B; null for negatives"),
+        Column("lens_name", TEXT, "", "name of the lens; null for negatives"),
+        Column("split", TEXT, "", "train, val or test: the audit split by HEALPix hash"),
+        Column("group_id", I64, "", "smallest source_id of the stamps that share sky"),
+        Column("fold", I8, "", "fold 0-4 of the HEALPix pixel for out-of-fold models"),
+    ),
+    "source_id",
+)
+QUALITY = (
+    *_per_band("missing_frac_{}", F32, "", "fraction of pixels NaN or exactly zero in {}"),
+    Column("saturated_frac", F32, "", "fraction of extreme pixels"),
+    Column("edge_score", F32, "", "strength of straight-edge artefacts, 0 none"),
+)
+REQUEST = (
+    Column("cutout_id", I64, "", "key of the stamp; source_id for a plain one"),
+    Column("source_id", I64, "", "the galaxy"),
+    Column("kind", TEXT, "", "plain, control or injection"),
+    Column("request_hash", TEXT, "", "hash of id, position, layer, bands, size, pixel scale and route"),
+    Column("route", TEXT, "", "service, brick or tiles"),
+    Column("layer", TEXT, "", "survey layer"),
+    Column("bands", TEXT, "", "bands in stored order"),
+)
+LEDGER = TableSpec(
+    "ledger",
+    "the outcome of every request for a stamp (R-C2)",
+    (
+        *REQUEST,
+        Column("outcome", TEXT, "", "stored, excluded (quality) or failed"),
+        Column("reason", TEXT, "", "why it is not stored"),
+        *QUALITY,
+        Column("survey", TEXT, "", "SURVEY of the answer"),
+        Column("version", TEXT, "", "VERSION of the answer"),
+        Column("pixel_hash", TEXT, "", "BLAKE2b of the pixels"),
+        Column("part", TEXT, "", "file of the stamp"),
+        Column("row", I32, "", "row in that file"),
+        Column("attempts", I32, "", "requests made"),
+        Column("seconds", F32, "s", "time from the first request to the outcome"),
+        Column("status", I32, "", "last HTTP status"),
+        Column("bytes", I64, "", "bytes received"),
+    ),
+    "cutout_id",
+)
+COVARIATES = (
+    "ra dec brickname type type_bin nobs_z_bin stratum psf_bin depth_bin healpix_128 ebv mag_g mag_r mag_z gr rz "
+    "shape_r axis_ratio ellipticity sersic nobs_g nobs_r nobs_z psfsize_g psfsize_r psfsize_z "
+    "psfdepth_g psfdepth_r psfdepth_z confuser_flags confuser pool tier lens_name group_id fold"
+).split()
+_SAMPLE_COLUMNS = {column.name: column for column in SAMPLE.columns}
+MANIFEST = TableSpec(
+    "manifest",
+    "where each stamp of a training set is, its label, weight and split (R-S7)",
+    (
+        Column("cutout_id", I64, "", "key of the stamp"),
+        Column("source_id", I64, "", "the galaxy"),
+        Column("kind", TEXT, "", "plain, control or injection"),
+        Column("shard", TEXT, "", "file of the stamp, relative to the manifest's folder"),
+        Column("row_group", I32, "", "row group in the shard"),
+        Column("row", I32, "", "row in the row group"),
+        Column("label", I8, "", "1 lens, 0 not"),
+        Column("sample_weight", F32, "", "weight in the loss"),
+        Column("split", TEXT, "", "train, val or test"),
+        *(_SAMPLE_COLUMNS[name] for name in COVARIATES),
+    ),
+    "cutout_id",
+)
+SCORES = TableSpec(
+    "scores",
+    "what a model says of each stamp (R-T6)",
+    (
+        Column("run_id", TEXT, "", "training run"),
+        Column("model", TEXT, "", "architecture"),
+        Column("fold", I8, "", "fold left out in training; null for one model"),
+        Column("cutout_id", I64, "", "key of the stamp"),
+        Column("split", TEXT, "", "train, val or test"),
+        Column("label", I8, "", "1 lens, 0 not"),
+        Column("logit", F32, "", "logit before the sigmoid"),
+        Column("score", F32, "", "sigmoid of the logit"),
+        Column("tier", TEXT, "", "A, B; null for negatives"),
+        Column("sample_weight", F32, "", "weight in the loss"),
+    ),
+)
+TABLES = {
+    spec.name: spec
+    for spec in (
+        POOL, NEAR_LENSES, REJECTED, SWEEP_SPLITS, POSITIVES, UNMATCHED, NEGATIVES, QUOTAS, SAMPLE, LEDGER, MANIFEST, SCORES,
+    )
+}  # fmt: skip
+
+
+def validate(table: pa.Table, spec: TableSpec, source: str = "table") -> pa.Table:
+    """Put the columns in declared order and type.
+
+    Raises
+    ------
+    InputError
+        A column is missing, cannot be cast, or the key repeats or is null.
+    """
+    for column in spec.columns:
+        if column.name not in table.column_names:
+            raise InputError(f"{source}: column {column.name!r} of table {spec.name} is missing; found {table.column_names}.")
+    try:
+        table = table.select(spec.names).cast(spec.schema)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{source}: a column does not have the type of table {spec.name}: {error}.") from error
+    if spec.key and table.num_rows:
+        key = table[spec.key]
+        if key.null_count:
+            raise InputError(f"{source}: key {spec.key!r} of table {spec.name} is null in {key.null_count} rows.")
+        repeated = table.num_rows - pc.count_distinct(key).as_py()
+        if repeated:
+            raise InputError(f"{source}: key {spec.key!r} of table {spec.name} repeats in {repeated} rows.")
+    return table
+
+
+def content_hash(batches: Iterable[pa.Table | pa.RecordBatch]) -> tuple[int, str]:
+    """Rows and an order-independent hash of them.
+
+    Every value is hashed with its column name, a row is the sum of its values' hashes mixed once more, the table
+    is the sum of its rows modulo 2^64: the order of rows, files and batches does not matter, duplicates do.
+
+    Returns
+    -------
+    tuple
+        (number of rows, 16 hex digits)
+    """
+    rows, total = 0, np.uint64(0)
+    with np.errstate(over="ignore"):
+        for batch in batches:
+            if batch.num_rows == 0:
+                continue
+            row_hash = np.zeros(batch.num_rows, np.uint64)
+            for name in batch.schema.names:
+                seed = np.frombuffer(hashlib.blake2b(name.encode(), digest_size=8).digest(), np.uint64)[0]
+                row_hash += splitmix64(_value_bits(batch[name]) ^ seed)
+            total += splitmix64(row_hash).sum(dtype=np.uint64)
+            rows += batch.num_rows
+    return rows, f"{int(total):016x}"
+
+
+def _value_bits(values: pa.ChunkedArray | pa.Array) -> UInt64Array:
+    """64 bits per value that are equal for equal values; null has bits of its own."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    null = np.asarray(pc.is_null(values))
+    kind = values.type
+    if pa.types.is_floating(kind):
+        wide = np.asarray(pc.fill_null(values, 0.0), dtype=np.float64) + 0.0  # -0.0 becomes 0.0
+        bits = wide.view(np.uint64).copy()
+        bits[np.isnan(wide)] = 0x7FF8000000000000
+    elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        bits = np.asarray(pc.fill_null(values, False if pa.types.is_boolean(kind) else 0)).astype(np.int64).view(np.uint64).copy()
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        encoded = values.dictionary_encode()
+        words = [item.as_py() for item in encoded.dictionary]
+        digests = [hashlib.blake2b(w.encode() if isinstance(w, str) else w, digest_size=8).digest() for w in words]
+        table = np.frombuffer(b"".join(digests), np.uint64) if digests else np.zeros(1, np.uint64)
+        bits = table[np.asarray(pc.fill_null(encoded.indices, 0), dtype=np.int64)].copy()
+    else:
+        raise TypeError(f"content_hash: no rule for Arrow type {kind}")
+    bits[null] = 0x6E756C6C
+    return bits
+
+
+def dataset_files(folder: str) -> list[str]:
+    """The Parquet files of a table folder, sorted."""
+    return [
+        name
+        for name in storage.list_files(storage.join(folder, "dataset"), ".parquet")
+        if not name.rsplit("/", 1)[-1].startswith(("_", "."))
+    ]
+
+
+def iterate(folder: str, columns: list[str] | None = None, *, check: bool = True) -> Iterator[pa.Table]:
+    """The row groups of a table, one after another, in file order."""
+    if check:
+        require_success(folder)
+    for name in dataset_files(folder):
+        fs, path = storage.filesystem(name)
+        with pq.ParquetFile(fs.open_input_file(path)) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=columns)
+
+
+def read_table(folder: str, spec: TableSpec | None = None, columns: list[str] | None = None, *, check: bool = True) -> pa.Table:
+    """Read a whole table.
+
+    Raises
+    ------
+    InputError
+        The folder is no table, was not finished (no ``_SUCCESS``), or lacks a column.
+    """
+    if check:
+        require_success(folder)
+    pieces = list(iterate(folder, columns, check=False))
+    if not pieces:
+        if spec is None:
+            raise InputError(f"Table {folder} has no Parquet file under dataset/.")
+        return spec.schema.empty_table() if columns is None else spec.schema.empty_table().select(columns)
+    table = pa.concat_tables(pieces, promote_options="permissive")
+    return validate(table, spec, folder) if spec is not None and columns is None else table
+
+
+def require_success(folder: str) -> None:
+    """Refuse a folder that is not there or was not finished."""
+    if storage.exists(storage.join(folder, "_SUCCESS")):
+        return
+    if not storage.exists(folder):
+        raise InputError(f"Input {folder} does not exist; run the step that writes it first.")
+    raise InputError(f"Input {folder} has no _SUCCESS mark, so the step that writes it did not finish; run it again.")
+
+
+def write_table(table: pa.Table, folder: str, spec: TableSpec, *, report: dict[str, Any] | None = None) -> tuple[int, str]:
+    """Write a small table as one file and finish its folder; returns rows and content hash."""
+    table = validate(table, spec, folder)
+    storage.make_folder(storage.join(folder, "dataset"))
+    fs, path = storage.filesystem(storage.join(folder, "dataset", "part-00000.parquet"))
+    pq.write_table(table, path, filesystem=fs)
+    return finish_table(folder, spec, report=report)
+
+
+def finish_table(
+    folder: str, spec: TableSpec | None = None, *, report: dict[str, Any] | None = None, identity: list[str] | None = None
+) -> tuple[int, str]:
+    """Describe the Parquet files of a folder in ``_table.json`` and mark it ``_SUCCESS``.
+
+    Parameters
+    ----------
+    identity
+        Columns that make the content; all columns by default. The ledger leaves out fetch times.
+    """
+    files = dataset_files(folder)
+    rows, content = content_hash(iterate(folder, identity, check=False))
+    prefix = storage.join(folder, "")
+    entry = {
+        "schema_version": SCHEMA_VERSION,
+        "table": spec.name if spec else None,
+        "rows": rows,
+        "content": content,
+        "files": {name.removeprefix(prefix).lstrip("/"): storage.sha256(name) for name in files},
+    }
+    old = storage.join(folder, "_table.json")
+    storage.write_json(old, entry)
+    storage.write_json(storage.join(folder, "_report.json"), report or {"rows": rows})
+    storage.write_bytes(storage.join(folder, "_SUCCESS"), b"")
+    return rows, content

@@ -1,0 +1,1 @@
+"""Spark jobs: each reads its arguments, composes DataFrame transformations and writes one folder."""

@@ -1,0 +1,128 @@
+"""Shards in seeded random order, and the parity and audit manifests over them (R-S7, R-C3)."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import SparkSession
+
+from lensdata import storage, tables
+from lensdata.cutouts.packing import drop_report, join_manifest, manifest_rows, place_stamps
+from lensdata.errors import InputError
+from lensdata.jobs import JOBS
+from lensdata.shards.layout import IMAGE_COLUMN, ImageLayout, layout_of, to_numpy
+from lensdata.shards.writer import ShardWriter
+from lensdata.steps import JobRun, Outcome, run_job
+from spark_jobs.session import build_session
+
+JOB = JOBS["build_manifests"]
+BATCH_STAMPS = 64  # a batch of stamps between JVM and Python is 8 MB; the default of 10,000 rows would be 1.2 GB
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_job(JOB, build_manifests, sys.argv[1:] if argv is None else argv)
+
+
+def build_manifests(run: JobRun) -> Outcome:
+    """The driver holds tables of the sample's size; only pixels are shuffled."""
+    config = run.config
+    ledger_folder, parts = (storage.join(run.inputs["cutouts"], name) for name in ("ledger", "parts"))
+    tables.require_success(run.inputs["cutouts"])
+    ledger = tables.read_table(ledger_folder, columns=["cutout_id", "outcome", "reason", "kind"]).to_pandas()
+    if (ledger["kind"] != config.kind).any():
+        raise InputError(f"{run.inputs['cutouts']} holds stamps of kind {ledger['kind'].iloc[0]!r}, the configuration asks for {config.kind!r}.")
+    sample = tables.read_table(run.inputs["sample"], tables.SAMPLE).to_pandas()
+    layout = _layout(parts)
+    placed = place_stamps(ledger, config, layout.nbytes)
+    frame, dropped = join_manifest(sample, ledger, placed, config)
+    if config.kind == "control":  # controls are asked for some labels only; the others are not missing
+        dropped = dropped[dropped["reason"] != "not_requested"]
+    spark = build_session(JOB.name)
+    _write_shards(spark, parts, placed, layout, config.row_group_stamps, run.path("shards", "dataset"))
+    tables.finish_table(run.path("shards"), identity=["cutout_id", "pixel_hash"])
+    report: dict[str, Any] = {"stamps": len(placed), "shards": int(placed["shard_index"].max() + 1), **drop_report(dropped)}
+    contents = []
+    for name in config.manifests:
+        rows = manifest_rows(frame, name, config)
+        _, content = tables.write_table(_manifest_table(rows, config.row_group_stamps), run.path(name), tables.MANIFEST)
+        contents.append(content)
+        counts = Counter(f"{split} {'positive' if label == 1 else 'negative'}" for split, label in zip(rows["split"], rows["label"], strict=True))
+        report[name] = {"rows": len(rows), "rows_per_split": dict(sorted(counts.items()))}
+    rejected = pa.Table.from_pandas(dropped.assign(lens_name=dropped["lens_name"], separation_arcsec=None), preserve_index=False)
+    tables.write_table(rejected.select(tables.REJECTED.names), run.path("rejected"), tables.REJECTED)
+    return Outcome(len(frame), "-".join(contents), report)
+
+
+def _layout(parts: str) -> ImageLayout:
+    files = tables.dataset_files(parts)
+    if not files:
+        raise InputError(f"{parts} holds no stamps: every request failed or was excluded; see its ledger.")
+    fs, path = storage.filesystem(files[0])
+    with fs.open_input_file(path) as handle:
+        return layout_of(pq.read_schema(handle), files[0])
+
+
+def _write_shards(spark: SparkSession, parts: str, placed: pd.DataFrame, layout: ImageLayout, group_rows: int, folder: str) -> None:
+    """Shuffle the stamps to their shards; a task writes whole shards, atomically and always with the same bytes."""
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH_STAMPS)
+    spark.conf.set("spark.sql.parquet.columnarReaderBatchSize", 4 * BATCH_STAMPS)
+    stamps = spark.read.parquet(storage.join(parts, "dataset"))
+    shards = int(placed["shard_index"].max()) + 1
+    order = spark.createDataFrame(placed)
+    routed = stamps.join(order, "cutout_id", "inner").repartition(min(shards, 2000), "shard_index")
+    ordered = routed.sortWithinPartitions("shard_index", "position")
+    columns = [name for name in stamps.columns if name != IMAGE_COLUMN]
+    written = ordered.mapInArrow(_shard_task(layout, columns, group_rows, folder), "shard string, rows long").collect()
+    rows = sum(row["rows"] for row in written)
+    if rows != len(placed):
+        raise RuntimeError(f"{rows} stamps were packed, the ledger holds {len(placed)}")
+
+
+def _shard_task(
+    layout: ImageLayout, columns: list[str], group_rows: int, folder: str
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    schema = pa.schema([*(tables.LEDGER.schema.field(name).remove_metadata() for name in columns)])
+
+    def pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        writer: ShardWriter | None = None
+        current = -1
+        for batch in batches:
+            for index in batch["shard_index"].unique().to_pylist():
+                if index != current:
+                    if writer is not None:
+                        yield _close(writer)
+                    writer = ShardWriter(folder, layout, first_index=index, target_bytes=1 << 40, group_rows=group_rows)
+                    current = index
+                table = pa.Table.from_batches([batch]).filter(pa.compute.equal(batch["shard_index"], index))
+                image = table[IMAGE_COLUMN].cast(pa.binary(layout.nbytes))
+                assert writer is not None
+                writer.add(table.select(columns).cast(schema), to_numpy(image, layout))
+        if writer is not None:
+            yield _close(writer)
+
+    return pack
+
+
+def _close(writer: ShardWriter) -> pa.RecordBatch:
+    written = writer.close()
+    return pa.RecordBatch.from_pydict({"shard": [info.name for info in written], "rows": [info.rows for info in written]})
+
+
+def _manifest_table(rows: pd.DataFrame, group_rows: int) -> pa.Table:
+    rows = rows.assign(
+        shard=[f"../shards/dataset/shard-{index:05d}.parquet" for index in rows["shard_index"].astype(int)],
+        row_group=rows["position"].astype("int64") // group_rows,
+        row=rows["position"].astype("int64") % group_rows,
+    )
+    return pa.Table.from_pandas(rows[tables.MANIFEST.names], preserve_index=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

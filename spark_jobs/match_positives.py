@@ -1,0 +1,71 @@
+"""Positives: lenses matched to Tractor sources, tiers, footprint (R-S3)."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from lensdata import tables
+from lensdata.catalogue import lenses as lens_tables
+from lensdata.catalogue.positives import match, read_sources, select_lenses
+from lensdata.jobs import JOBS
+from lensdata.steps import JobRun, Outcome, run_job
+
+JOB = JOBS["match_positives"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_job(JOB, match_positives, sys.argv[1:] if argv is None else argv)
+
+
+def match_positives(run: JobRun) -> Outcome:
+    """Match on the driver: lens lists are thousands of rows and the sources are only those near a lens.
+
+    It starts no Spark session; it is submitted like the other jobs so that a pipeline treats them alike.
+    """
+    config = run.config
+    lenses = select_lenses(lens_tables.read_lenses(run.inputs["lenses"], config.columns), config)
+    lenses = lenses.iloc[: run.test_limit]
+    sources = read_sources(run.inputs["near_lenses"])
+    positives, unmatched = match(lenses, sources, config)
+    tables.write_table(_arrow(unmatched, tables.UNMATCHED), run.path("unmatched"), tables.UNMATCHED)
+    rows, content = tables.write_table(_arrow(positives, tables.POSITIVES), run.output, tables.POSITIVES)
+    reasons = Counter(unmatched["reason"])
+    low, high = config.footprint.limits
+    if rows + sum(reasons.values()) != len(lenses):
+        raise RuntimeError(f"{rows} positives and {sum(reasons.values())} others do not add up to {len(lenses)} lenses")
+    report = {
+        "lenses": len(lenses),
+        "lenses_per_grading": {str(k): int(v) for k, v in lenses["grading"].value_counts().items()},
+        "lenses_per_tier": {str(k): int(v) for k, v in lenses["tier"].value_counts().items()},
+        "lenses_outside_footprint": int(((lenses["dec"] <= low) | (lenses["dec"] >= high)).sum()),
+        "positives": rows,
+        "positives_per_tier": dict(Counter(positives["tier"])),
+        "without_positive": dict(reasons),
+        "outside_strata": int(positives["stratum"].isna().sum()),
+        "lenses_with_source_within_11_arcsec": int(positives.shape[0] + unmatched["nearest_source_id"].notna().sum()),
+    }
+    return Outcome(rows, content, report)
+
+
+def _arrow(frame: pd.DataFrame, spec: tables.TableSpec) -> pa.Table:
+    columns = []
+    for field in spec.schema:
+        values = frame[field.name] if field.name in frame else pd.Series([None] * len(frame), dtype=object)
+        if pa.types.is_integer(field.type):
+            missing = values.isna().to_numpy()
+            numbers = np.where(missing, 0, values.to_numpy(dtype=object)).astype(np.int64)
+            columns.append(pa.array(numbers, mask=missing).cast(field.type))
+        else:
+            columns.append(pa.array(values, from_pandas=True).cast(field.type))
+    return pa.table(columns, schema=spec.schema)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""DataFrame to DataFrame transformations, each tested alone."""

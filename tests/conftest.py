@@ -1,0 +1,40 @@
+"""What the whole run shares: one Spark session, real data where they are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[Any]:
+    """One local session of two threads for the whole run; jobs called through ``main(argv)`` find and use it."""
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    from pyspark.sql import SparkSession
+
+    from spark_jobs.session import SETTINGS
+
+    builder = SparkSession.builder.master("local[2]").appName("tests")
+    more = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.memory": "2g", "spark.sql.shuffle.partitions": "2"}
+    for key, value in (SETTINGS | more).items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real survey data, or a skip that says why."""
+    folder = os.environ.get("LENSDATA_REAL_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("LENSDATA_REAL_DATA does not name a folder of real survey data")
+    return Path(folder)

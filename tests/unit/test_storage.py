@@ -1,0 +1,93 @@
+"""Local and S3 storage behave alike; a reader never sees half a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from lensdata import storage
+from lensdata.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    values = {
+        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    storage._s3.cache_clear()
+    storage._arrow_s3.cache_clear()
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="stamps")
+    yield "s3://stamps"
+    server.stop()
+    for key, value in before.items():
+        os.environ.pop(key) if value is None else os.environ.update({key: value})
+    storage._s3.cache_clear()
+    storage._arrow_s3.cache_clear()
+
+
+@pytest.fixture(params=["local", "s3"])
+def base(request, tmp_path):
+    if request.param == "local":
+        return str(tmp_path)
+    return storage.join(request.getfixturevalue("bucket"), tmp_path.name)
+
+
+def test_bytes_come_back_and_are_listed(base):
+    name = storage.join(base, "a", "b.bin")
+    storage.write_bytes(name, b"123")
+    assert storage.read_bytes(name) == b"123"
+    assert storage.size(name) == 3
+    assert storage.sha256(name) == hashlib.sha256(b"123").hexdigest()
+    assert storage.list_files(base) == [name]
+    assert storage.version(name)["size"] == 3
+
+
+def test_pyarrow_reads_what_fsspec_wrote(base):
+    name = storage.join(base, "x.bin")
+    storage.write_bytes(name, b"pixels")
+    fs, path = storage.filesystem(name)
+    with fs.open_input_file(path) as handle:
+        assert handle.read() == b"pixels"
+
+
+def test_a_published_folder_replaces_the_old_one_whole(base):
+    final, temporary = storage.join(base, "out"), storage.join(base, "_temporary-out-1")
+    storage.write_bytes(storage.join(final, "old.txt"), b"old")
+    for name in ("_SUCCESS", "dataset/a.parquet"):
+        storage.write_bytes(storage.join(temporary, name), b"new")
+    storage.publish_folder(temporary, final)
+    assert storage.list_files(base) == [storage.join(final, "_SUCCESS"), storage.join(final, "dataset/a.parquet")]
+
+
+def test_a_missing_file_is_named(base):
+    with pytest.raises(InputError, match=r"nothing\.bin does not exist"):
+        storage.read_bytes(storage.join(base, "nothing.bin"))
+
+
+def test_broken_json_is_named(base):
+    storage.write_bytes(storage.join(base, "t.json"), b"{")
+    with pytest.raises(InputError, match=r"t\.json is not valid JSON"):
+        storage.read_json(storage.join(base, "t.json"))
+
+
+@pytest.mark.parametrize(
+    ("base_uri", "part", "expected"),
+    [
+        ("s3://b/a/b", "../c", "s3://b/a/c"),
+        ("/data/m", "../shards/x", "/data/shards/x"),
+        ("/data/m", "s3://other/x", "s3://other/x"),
+        ("s3://b/a", "/abs", "/abs"),
+    ],
+)
+def test_joining(base_uri, part, expected):
+    assert storage.join(base_uri, part) == expected
