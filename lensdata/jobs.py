@@ -30,7 +30,7 @@ _ALL = (
     Job("score", "ray_train.score", "ray", training.ScoreConfig,
         "Score every stamp of a manifest with the best checkpoint of a run.", ("manifest", "run"), kind="part"),
     Job("evaluate", "ray_train.evaluate", "python", evaluation.EvaluateConfig,
-        "Judge a run and write its report (R-E1, R-E2, R-E8).", ("run", "manifest"), ("controls", "pipeline")),
+        "Judge a run and write its report (R-E1, R-E2, R-E8).", ("run", "manifest"), ("controls",)),
 )  # fmt: skip
 JOBS = {job.name: job for job in _ALL}
 

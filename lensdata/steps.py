@@ -212,6 +212,16 @@ def state(request: Request, wanted: dict[str, Any] | None = None) -> State:
     return "done" if finished else "resume"
 
 
+def only_inputs_differ(request: Request) -> bool:
+    """True if the output was made by this configuration from other inputs: a rerun is all that is needed."""
+    described = storage.join(request.output, "_table.json")
+    if not storage.exists(described):
+        described = storage.join(request.output, "_started.json")
+    found = storage.read_json(described).get("identity", {}) if storage.exists(described) else {}
+    wanted = identity(request)
+    return bool(found) and {**found, "inputs": None} == {**wanted, "inputs": None}
+
+
 def _difference(found: dict[str, Any], wanted: dict[str, Any], request: Request) -> str:
     if found.get("config_hash") != wanted["config_hash"]:
         stored = storage.join(request.output, "_config.json")

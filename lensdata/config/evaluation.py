@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from lensdata.config.base import Config, Field
+from lensdata.config.base import UNHASHED, Config, Field
 
 
 class EvaluateConfig(Config):
@@ -19,3 +19,6 @@ class EvaluateConfig(Config):
     catalogue_baseline: bool = Field(True, description="report a classifier that sees catalogue columns only: the floor a network must beat")
     gallery_stamps: int = Field(24, ge=0, le=200, description="stamps per gallery")
     require_auc_above: float | None = Field(None, ge=0, le=1, description="fail the step where the AUC is below this")
+    pipeline_folder: Annotated[str | None, UNHASHED] = Field(
+        None, description="folder of the pipeline's steps, for the sections on what was dropped and on wall time"
+    )

@@ -1,0 +1,1 @@
+"""Starts things: pipelines, clusters, and the console command."""

@@ -1,0 +1,113 @@
+"""The console command: sugar over ``spark-submit``, ``ray job submit`` and ``python -m`` lines, which it prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from infra import pipeline as pipelines
+from infra.screen import Screen
+from lensdata import __version__, storage
+from lensdata.errors import InputError
+from lensdata.steps import EXIT_DONE, EXIT_FAILED, EXIT_INPUT
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def entry() -> None:
+    """The ``lensdata`` program."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line; returns the exit code (0 done, 1 a step failed, 2 bad input)."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        return int(args.function(args))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lensdata", description="Training sets of strong-lens finders: build, train, audit.")
+    parser.add_argument("--version", action="version", version=f"lensdata {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run a pipeline", description="Run the steps of a pipeline that are not done.")
+    run.add_argument("pipeline", help="YAML file, or the name of one in configs/pipelines")
+    demo = commands.add_parser("demo", help="a simulated sky, from sweeps to a report, in minutes")
+    demo.set_defaults(pipeline="demo")
+    for command in (run, demo):
+        command.add_argument("--output", help="folder or s3:// URI of the run; runs/NAME by default")
+        command.add_argument("--spark-on", choices=["local"], default="local", help="where Spark steps run")
+        command.add_argument("--ray-on", default="local", metavar="local|ADDRESS", help="where Ray steps run: here, or a cluster's dashboard address")
+        command.add_argument("--force", action="append", default=[], metavar="STEP", help="run a step again; later ones follow where its content changed")
+        command.add_argument("--from", dest="start_from", metavar="STEP", help="do not look at the steps before this one")
+        command.add_argument("--dry-run", action="store_true", help="print the command lines and run nothing")
+        command.set_defaults(function=_run)
+    mock = commands.add_parser("mock-survey", help="write a simulated survey (sweep files, sources, truth)")
+    mock.add_argument("arguments", nargs=argparse.REMAINDER, help="as of python -m lensdata.simulation.survey")
+    mock.set_defaults(function=lambda args: pipelines.run_command([sys.executable, "-m", "lensdata.simulation.survey", *args.arguments]))
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    path = _pipeline_file(args.pipeline)
+    output = args.output or f"runs/{path.stem}"
+    output = output.rstrip("/") if storage.is_s3(output) else str(Path(output).resolve())
+    options = pipelines.Options(output, args.spark_on, args.ray_on, tuple(args.force), args.start_from, args.dry_run)
+    pipeline = pipelines.Pipeline.load(str(path), options)
+    if args.dry_run:
+        for name, command in pipelines.describe(pipeline):
+            print(f"# {name}\n{command}\n")
+        return EXIT_DONE
+    screen = Screen(len(pipeline.config.steps))
+    screen.say(f"{pipeline.config.name}: {pipeline.config.description}".rstrip(": "), "bold")
+    screen.say(f"output {output}")
+    try:
+        seconds = pipelines.run(pipeline, screen)
+    except pipelines.StepFailed as failure:
+        screen.say(failure.message, "red")
+        screen.say(f"log     {failure.log}")
+        screen.say(f"resume  lensdata run {args.pipeline}" + (f" --output {args.output}" if args.output else ""))
+        return EXIT_INPUT if failure.code == EXIT_INPUT else EXIT_FAILED
+    _finish(pipeline, screen, seconds)
+    return EXIT_DONE
+
+
+def _pipeline_file(name: str) -> Path:
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = CONFIGS / "pipelines" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in (CONFIGS / "pipelines").glob("*.yaml")))
+        raise InputError(f"Pipeline {name} does not exist; give a YAML file or one of {known or 'the configs/pipelines of a checkout'}.")
+    return path
+
+
+def _finish(pipeline: pipelines.Pipeline, screen: Screen, seconds: dict[str, float]) -> None:
+    screen.say(f"{len(seconds)} of {len(pipeline.config.steps)} steps ran in {sum(seconds.values()):.0f} s", "bold")
+    for name, value in pipelines.headline(pipeline).items():
+        if isinstance(value, dict) and "value" in value:
+            screen.say(f"  {_metric(name, value)}")
+    if pipeline.config.report:
+        screen.say(f"report  {storage.join(pipeline.options.output, pipeline.config.report)}", "bold")
+
+
+def _metric(name: str, entry: dict[str, Any]) -> str:
+    text = f"{entry.get('title', name)} {entry['value']:.4f}"
+    if entry.get("low") is not None and entry.get("high") is not None:
+        text += f"  (95% interval {entry['low']:.4f} to {entry['high']:.4f})"
+    counts = [f"{entry[key]} {word}" for key, word in (("n_positive", "lenses"), ("n_negative", "others")) if entry.get(key) is not None]
+    return text + (f"  {', '.join(counts)}" if counts else "")
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,267 @@
+"""Runs a declared list of steps, each as the command line a user would type (R-I4).
+
+What is done is read from the outputs themselves, without starting an engine; a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra import processes
+from infra.screen import Screen
+from lensdata import jobs, steps, storage
+from lensdata.config.base import load_config
+from lensdata.config.pipeline import PipelineConfig, StepEntry
+from lensdata.errors import InputError
+
+SERVICE_MODULES = {"mock_sky": "lensdata.simulation.server"}
+
+
+class StepFailed(Exception):
+    """A step ended with a non-zero exit code."""
+
+    def __init__(self, step: str, code: int, message: str, log: Path) -> None:
+        super().__init__(f"step {step} failed: {message}")
+        self.step, self.code, self.message, self.log = step, code, message, log
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the pipeline is run."""
+
+    output: str
+    spark_on: str = "local"
+    ray_on: str = "local"
+    force: tuple[str, ...] = ()
+    start_from: str | None = None
+    dry_run: bool = False
+
+
+@dataclass
+class Pipeline:
+    """A pipeline file and where it writes."""
+
+    path: Path
+    config: PipelineConfig
+    options: Options
+    services: dict[str, str] = field(default_factory=dict)
+    rerun: set[str] = field(default_factory=set)
+
+    @classmethod
+    def load(cls, path: str, options: Options) -> Pipeline:
+        """Read and check a pipeline file.
+
+        Raises
+        ------
+        InputError
+            An unknown step, job, configuration key or reference.
+        """
+        config = load_config(PipelineConfig, path)
+        pipeline = cls(Path(path).resolve(), config, options)
+        names = [step.name for step in config.steps]
+        for wanted in (*options.force, *([options.start_from] if options.start_from else [])):
+            if wanted not in names:
+                raise InputError(f"Pipeline {config.name} has no step {wanted!r}; its steps are {', '.join(names)}.")
+        for step in config.steps:  # every command line is checked before the first step runs
+            pipeline.request(step)
+        return pipeline
+
+    def request(self, step: StepEntry, *, force: bool = False) -> steps.Request:
+        """The checked command line of a step."""
+        return steps.parse(jobs.find(step.run), self.arguments(step, force=force))
+
+    def arguments(self, step: StepEntry, *, force: bool = False) -> list[str]:
+        """What follows the program's name."""
+        argv = []
+        if step.config is not None:
+            argv += ["--config", str((self.path.parent / step.config).resolve())]
+        argv += ["--output", storage.join(self.options.output, step.name)]
+        argv += ["--force"] if force else []
+        argv += ["--test-limit", str(step.test_limit)] if step.test_limit is not None else []
+        argv += [f"inputs.{name}={self._input(step, value)}" for name, value in step.inputs.items()]
+        for key, value in step.overrides.items():
+            text = self._fill(step, value) if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).strip()
+            argv.append(f"{key}={text.removesuffix('...').strip()}")
+        return argv
+
+    def _input(self, step: StepEntry, value: str) -> str:
+        filled = self._fill(step, value)
+        first = filled.split("/", 1)[0]
+        if first in [entry.name for entry in self.config.steps]:
+            return storage.join(self.options.output, filled)
+        if filled == "lenscat" or "://" in filled or filled.startswith("/"):
+            return filled
+        return str((self.path.parent / filled).resolve())
+
+    def _fill(self, step: StepEntry, text: str) -> str:
+        def variable(match: re.Match[str]) -> str:
+            value = os.environ.get(match[1], "")
+            if not value:
+                raise InputError(f"Step {step.name} of {self.path.name} needs the environment variable {match[1]}; set it and run again.")
+            return value
+
+        text = re.sub(r"\$\{(\w+)\}", variable, text).replace("{output}", self.options.output)
+        for name in step.services:
+            text = text.replace(f"{{{name}}}", self.services.get(name, f"http://{name}"))
+        return text
+
+    def command(self, step: StepEntry, *, force: bool = False) -> list[str]:
+        """The whole command line of a step on the chosen engine."""
+        job = jobs.find(step.run)
+        arguments = self.arguments(step, force=force)
+        if job.engine == "spark":
+            return [*self._spark_submit(), _file_of(job.module), *arguments]
+        python = [sys.executable, "-m", job.module, *arguments]
+        if job.engine == "ray" and self.options.ray_on != "local":
+            ray = str(Path(sys.executable).with_name("ray"))
+            return [ray, "job", "submit", "--address", self.options.ray_on, "--", "python", *python[1:]]
+        return python
+
+    def _spark_submit(self) -> list[str]:
+        spark = self.config.spark
+        conf = [item for key, value in spark.conf.items() for item in ("--conf", f"{key}={value}")]
+        return [str(Path(sys.executable).with_name("spark-submit")), "--master", spark.master, "--driver-memory", spark.driver_memory, *conf]
+
+    def decide(self, step: StepEntry) -> tuple[steps.State, bool]:
+        """What is to be done about a step, and whether it needs ``--force``.
+
+        A step whose inputs were made anew in this run replaces its output without being told; any other difference is an
+        error for the user to decide.
+        """
+        if step.name in self.options.force:
+            return "replace", True
+        request = self.request(step)
+        try:
+            return steps.state(request), False
+        except InputError:
+            upstream = {value.split("/", 1)[0] for value in step.inputs.values()}
+            if upstream & self.rerun and steps.only_inputs_differ(request):
+                return "replace", True
+            raise
+
+
+def _file_of(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise InputError(f"The package of {module} is not installed.")
+    return spec.origin
+
+
+def run(pipeline: Pipeline, screen: Screen) -> dict[str, float]:
+    """Run every step that is not done; returns seconds per step that ran.
+
+    Raises
+    ------
+    StepFailed
+        A step failed; those before it stand.
+    InputError
+        An output was made with another configuration, or another run is at work in this folder.
+    """
+    seconds: dict[str, float] = {}
+    names = [step.name for step in pipeline.config.steps]
+    first = names.index(pipeline.options.start_from) if pipeline.options.start_from else 0
+    with ExitStack() as stack:
+        lock = stack.enter_context(_lock(pipeline.options.output))
+        for index, step in enumerate(pipeline.config.steps, 1):
+            if index <= first:
+                continue
+            now, force = pipeline.decide(step)
+            if now == "done":
+                screen.skipped(index, step.name)
+                continue
+            for service in step.services:
+                if service not in pipeline.services:
+                    pipeline.services[service] = stack.enter_context(_service(pipeline, service))
+            seconds[step.name] = _run_step(pipeline, step, index, force, lock, screen, resumed=now == "resume")
+            pipeline.rerun.add(step.name)
+    return seconds
+
+
+def _run_step(pipeline: Pipeline, step: StepEntry, index: int, force: bool, lock: int, screen: Screen, *, resumed: bool) -> float:
+    command = pipeline.command(step, force=force)
+    log = _log_file(pipeline, f"{index:02d}-{step.name}")
+    offset = log.stat().st_size if log.exists() else 0
+    screen.begin(index, step.name)
+    process = processes.start(command, log, keep_open=(lock,), environment={"PYSPARK_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"})
+    try:
+        code = processes.follow(process, log, offset, screen.update)
+    except BaseException:
+        processes.stop(process)
+        screen.end(False, " (stopped)")
+        raise
+    took = screen.end(code == 0, " (resumed)" if resumed and code == 0 else "")
+    if code != 0:
+        raise StepFailed(step.name, code, processes.last_error(log, offset), log)
+    return took
+
+
+def _log_file(pipeline: Pipeline, name: str) -> Path:
+    """Logs lie in the output folder where it is local, else under ``logs/`` here."""
+    output = pipeline.options.output
+    folder = Path("logs") / pipeline.config.name if storage.is_s3(output) else storage.local_path(output) / "logs"
+    return folder / f"{name}.log"
+
+
+@contextmanager
+def _lock(output: str) -> Iterator[int]:
+    """One run per output folder. Steps inherit the lock, so a step that outlives a killed runner still holds it."""
+    folder = Path("logs") if storage.is_s3(output) else storage.local_path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"Another run is at work in {output}; wait until it ends, or stop it.") from error
+        yield handle.fileno()
+
+
+@contextmanager
+def _service(pipeline: Pipeline, name: str) -> Iterator[str]:
+    entry = pipeline.config.services[name]
+    survey = storage.join(pipeline.options.output, entry.survey)
+    log, ready = _log_file(pipeline, f"service-{name}"), _log_file(pipeline, f"service-{name}").with_suffix(".port")
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", SERVICE_MODULES[entry.run], "--survey", survey, "--port", "0", "--port-file", str(ready), *entry.options]
+    process = processes.start(command, log)
+    try:
+        yield f"http://127.0.0.1:{processes.wait_for_file(ready, process, log)}"
+    finally:
+        processes.stop(process)
+
+
+def describe(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
+    """(step, command line with its state) for ``--dry-run``."""
+    for step in pipeline.config.steps:
+        try:
+            now, force = pipeline.decide(step)
+            note = {"done": "# done, would be skipped\n", "resume": "# would go on\n"}.get(now, "")
+        except InputError as error:  # inputs that an earlier step has yet to write are no error here
+            note, force = ("" if "does not exist" in str(error) else f"# refused: {error}\n"), False
+        yield step.name, note + shlex.join(pipeline.command(step, force=force))
+
+
+def headline(pipeline: Pipeline) -> dict[str, Any]:
+    """The headline metrics that the pipeline names, or nothing."""
+    if pipeline.config.headline is None:
+        return {}
+    uri = storage.join(pipeline.options.output, pipeline.config.headline)
+    return dict(storage.read_json(uri)) if storage.exists(uri) else {}
+
+
+def run_command(command: list[str]) -> int:
+    """Print a command line and run it in the foreground."""
+    print(f"$ {shlex.join(command)}", flush=True)  # noqa: T201 - the console command shows what it runs
+    return subprocess.run(command, check=False).returncode

@@ -1,0 +1,29 @@
+"""A classifier that sees no pixel: what the catalogue alone gives away (R-E4)."""
+
+from __future__ import annotations
+
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+FEATURES = (
+    "mag_g", "mag_r", "mag_z", "gr", "rz", "shape_r", "axis_ratio", "sersic", "nobs_g", "nobs_r", "nobs_z",
+    "psfsize_g", "psfsize_r", "psfsize_z", "psfdepth_g", "psfdepth_r", "psfdepth_z", "ebv",
+)  # fmt: skip
+
+
+def with_catalogue_score(judged: pd.DataFrame, train: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Add ``catalogue_score``, the probability of being a lens from Tractor columns alone.
+
+    Parameters
+    ----------
+    judged
+        Rows to score; returned unchanged where the manifest has none of `FEATURES` (stamps without a catalogue).
+    train
+        Manifest rows with ``label`` to learn from.
+    """
+    features = [name for name in FEATURES if name in train and train[name].notna().any()]
+    if not features:
+        return judged
+    model = HistGradientBoostingClassifier(max_iter=150, learning_rate=0.05, max_leaf_nodes=15, random_state=seed)
+    model.fit(train[features].astype(float), train["label"])
+    return judged.assign(catalogue_score=model.predict_proba(judged[features].astype(float))[:, 1])

@@ -1,0 +1,1 @@
+"""Pages for people: figures, galleries and the report of a run (R-E8)."""

@@ -1,0 +1,196 @@
+"""Stamps from a server that fails in every way it can, through shards to manifests."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from lensdata import storage, tables
+from lensdata.config.simulation import FaultsConfig
+from lensdata.hashing import cutout_id, pixel_hash
+from lensdata.shards.manifests import read_manifest
+from lensdata.simulation import survey as survey_job
+from lensdata.simulation.server import Service, SimulationServer
+from spark_jobs import build_manifests, fetch_cutouts, validate_catalogue
+from tests.jobs.conftest import run_chain
+
+TINY = Path(__file__).parents[2] / "configs" / "simulation" / "tiny.yaml"
+FAULTS = {"rate_503": 0.05, "rate_reset": 0.03, "rate_truncated": 0.03, "rate_429": 0.02, "retry_after_s": 0.2, "permanent_500": 0.02}
+
+
+class Sky:
+    """A survey on disk and servers of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "access.jsonl"
+
+    def serve(self, **faults):
+        server = SimulationServer(Service(str(self.folder / "survey")), FaultsConfig(**faults), access_log=self.log)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return server
+
+    def requests(self):
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def tiny(spark, tmp_path_factory):
+    sky = Sky(tmp_path_factory.mktemp("tiny"))
+    assert survey_job.main(["--config", str(TINY), "--output", str(sky.folder / "survey"), "inputs.lenses=lenscat"]) == 0
+    from types import SimpleNamespace
+
+    run_chain(SimpleNamespace(sweeps=sky.folder / "survey" / "sweeps", lens_csv="lenscat"), sky.folder, ratio=5)
+    return sky
+
+
+def fetch_argv(sky, server, output, *more):
+    return [f"inputs.sample={sky.folder}/sample", "--output", str(output), f"service.url={server.url}/viewer/fits-cutout",
+            "service.requests_per_second=2000", "service.backoff_s=0.01", "service.max_attempts=20", "execution.stamps_per_part=32", *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fetched(tiny):
+    server = tiny.serve(**FAULTS)
+    assert fetch_cutouts.main(fetch_argv(tiny, server, tiny.folder / "cutouts")) == 0
+    server.shutdown()
+    server.server_close()
+    return tiny.folder / "cutouts"
+
+
+@pytest.fixture(scope="module")
+def built(tiny, fetched):
+    argv = [f"inputs.sample={tiny.folder}/sample", f"inputs.cutouts={fetched}", "--output", str(tiny.folder / "built"),
+            "row_group_stamps=16", "execution.shard_bytes=4194304"]  # fmt: skip
+    assert build_manifests.main(argv) == 0
+    return tiny.folder / "built"
+
+
+def test_every_object_has_one_line_in_the_ledger_and_faults_lose_nothing(tiny, fetched):
+    ledger = tables.read_table(str(fetched / "ledger"), tables.LEDGER).to_pandas()
+    sample = tables.read_table(str(tiny.folder / "sample"), tables.SAMPLE).to_pandas()
+    assert set(ledger["cutout_id"]) == set(sample["source_id"])
+    failed = ledger[ledger["outcome"] == "failed"]
+    assert set(failed["reason"]) <= {"http_500"}
+    assert (ledger["attempts"] > 1).sum() > 5
+    assert (ledger.loc[ledger["outcome"] == "excluded", "reason"].str.contains("band|pixels")).all()
+    statuses = Counter(request["status"] for request in tiny.requests())
+    assert statuses[429] > 0
+    assert statuses[503] > 0
+
+
+def test_stored_pixels_are_those_the_server_renders(tiny, fetched):
+    parts = tables.dataset_files(str(fetched / "parts"))
+    from lensdata.shards.reader import open_shard
+    from lensdata.simulation.cutouts import CutoutRequest, cutout_pixels, parse_query
+    from lensdata.simulation.rendering import Renderer
+    from lensdata.simulation.world import Survey
+
+    renderer = Renderer(Survey.load(str(tiny.folder / "survey")))
+    sample = tables.read_table(str(tiny.folder / "sample"), tables.SAMPLE).to_pandas().set_index("source_id")
+    shard = open_shard(parts[0])
+    stamps, rows = shard.read_group(0), shard.read_rows(0).to_pylist()
+    for stamp, row in list(zip(stamps, rows, strict=True))[:5]:
+        source = sample.loc[row["source_id"]]
+        query = {"ra": f"{source['ra']:.7f}", "dec": f"{source['dec']:.7f}", "layer": "ls-dr10", "size": "101", "bands": "grz", "pixscale": "0.262"}
+        request: CutoutRequest = parse_query(query)
+        assert np.array_equal(stamp, np.moveaxis(cutout_pixels(renderer, request), 0, -1))
+        assert row["pixel_hash"] == pixel_hash(stamp)
+
+
+def test_a_restart_asks_only_for_what_is_not_published(tiny, fetched, tmp_path):
+    half = tmp_path / "half"
+    server = tiny.serve()
+    argv = fetch_argv(tiny, server, half)
+    assert fetch_cutouts.main(argv) == 0
+    ledger = sorted((half / "ledger" / "dataset").glob("*.parquet"))
+    for name in ("_SUCCESS", "_table.json", "ledger/_SUCCESS", "parts/_SUCCESS"):
+        (half / name).unlink()
+    ledger[0].unlink()
+    before = len(tiny.requests())
+    assert fetch_cutouts.main(argv) == 0
+    again = len(tiny.requests()) - before
+    server.shutdown()
+    server.server_close()
+    assert again == 32
+    contents = [storage.read_json(str(folder / "ledger" / "_table.json"))["rows"] for folder in (half, fetched)]
+    assert contents[0] == contents[1]
+
+
+def test_manifests_place_every_stamp_and_drops_have_reasons(tiny, fetched, built):
+    ledger = tables.read_table(str(fetched / "ledger"), tables.LEDGER)
+    stored = set(ledger.filter(pc.equal(ledger["outcome"], "stored"))["cutout_id"].to_pylist())
+    for name in ("audit_70_15_15", "parity_70_30"):
+        manifest = read_manifest(str(built / name))
+        assert set(manifest.column("cutout_id").tolist()) == stored
+    rejected = tables.read_table(str(built / "rejected"), tables.REJECTED).to_pandas()
+    assert len(rejected) + len(stored) == ledger.num_rows
+    assert rejected["reason"].notna().all()
+    assert len(tables.dataset_files(str(built / "shards"))) > 1
+
+
+def test_the_row_named_by_the_manifest_holds_the_pixels_of_the_ledger(built, fetched):
+    ledger = tables.read_table(str(fetched / "ledger"), tables.LEDGER).to_pandas().set_index("cutout_id")
+    manifest = read_manifest(str(built / "audit_70_15_15"))
+    for key, stamp in zip(manifest.column("cutout_id").tolist(), manifest.stamps(), strict=True):
+        assert pixel_hash(stamp) == ledger.loc[key, "pixel_hash"]
+
+
+def test_parity_merges_test_into_val_and_audit_weighs_tiers(built):
+    audit, parity = (read_manifest(str(built / name)).table.to_pandas().set_index("cutout_id") for name in ("audit_70_15_15", "parity_70_30"))
+    assert set(parity["split"]) == {"train", "val"}
+    assert (parity["sample_weight"] == 1).all()
+    assert (parity["split"] == audit["split"].replace("test", "val").loc[parity.index]).all()
+    assert (audit.loc[audit["tier"] == "B", "sample_weight"] == 0.5).all()
+    assert (audit.loc[audit["tier"] != "B", "sample_weight"] == 1.0).all()
+
+
+def test_stamps_are_in_random_order_so_that_a_row_group_is_a_fair_sample(built):
+    manifest = read_manifest(str(built / "audit_70_15_15"))
+    bricks = manifest.table.to_pandas().sort_values(["shard", "row_group", "row"])["brickname"].to_numpy()
+    repeats = (bricks[1:] == bricks[:-1]).mean()
+    assert repeats < 0.2
+
+
+def test_controls_have_keys_of_their_own_and_other_pixels(tiny, spark, built):
+    server = tiny.serve()
+    argv = fetch_argv(tiny, server, tiny.folder / "controls", "layer=ls-dr10-noarcs", "kind=control", "labels=[1]")
+    assert fetch_cutouts.main(argv) == 0
+    server.shutdown()
+    server.server_close()
+    out = tiny.folder / "control_manifest"
+    assert build_manifests.main([f"inputs.sample={tiny.folder}/sample", f"inputs.cutouts={tiny.folder}/controls", "--output", str(out),
+                                 "kind=control", "manifests=[audit_70_15_15]"]) == 0  # fmt: skip
+    controls = read_manifest(str(out / "audit_70_15_15"))
+    plain = read_manifest(str(built / "audit_70_15_15"))
+    ids = {int(source): place for place, source in enumerate(plain.column("source_id"))}
+    assert (controls.column("label") == 1).all()
+    assert np.array_equal(controls.column("cutout_id"), cutout_id(controls.column("source_id"), "control"))
+    with_arcs, without = plain.stamps(), controls.stamps()
+    both = [(place, ids[int(source)]) for place, source in enumerate(controls.column("source_id")) if int(source) in ids]
+    brighter = [float((with_arcs[j] - without[i]).sum()) for i, j in both]
+    assert len(both) > 20
+    assert np.median(brighter) > 1.0  # the arcs: more light, never less
+    assert min(brighter) > -1e-2
+
+
+def test_validation_covers_the_manifests(tiny, built, tmp_path):
+    argv = [f"inputs.sample={tiny.folder}/sample", f"inputs.quotas={tiny.folder}/negatives/quotas", f"inputs.manifests={built}", "--output", str(tmp_path / "v")]
+    assert validate_catalogue.main(argv) == 0
+    names = [check["name"] for check in storage.read_json(str(tmp_path / "v" / "validation.json"))["checks"]]
+    assert "audit_70_15_15: no null stamp reference" in names
+
+
+def test_a_service_that_serves_nothing_fails_the_step_with_the_reason(tiny, tmp_path, capsys):
+    server = tiny.serve(permanent_500=1.0)
+    argv = fetch_argv(tiny, server, tmp_path / "none", "--test-limit", "8")
+    assert fetch_cutouts.main(argv) == 1
+    server.shutdown()
+    server.server_close()
+    assert "8 of 8 stamps failed (http_500 8)" in capsys.readouterr().err
