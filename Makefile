@@ -1,8 +1,6 @@
 # One virtual environment, one command per task. `make demo` and `make test` are all a newcomer needs.
 PYTHON ?= python3.11
 BIN := .venv/bin
-REAL_DATA ?= $(wildcard ../shared/data)
-export LENSDATA_REAL_DATA ?= $(abspath $(REAL_DATA))
 
 .PHONY: demo test test-all lint bench clean install
 

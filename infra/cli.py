@@ -37,24 +37,45 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lensdata", description="Training sets of strong-lens finders: build, train, audit.")
+    parser = argparse.ArgumentParser(
+        prog="lensdata", description="Training sets of strong-lens finders: build, train, audit."
+    )
     parser.add_argument("--version", action="version", version=f"lensdata {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="run a pipeline", description="Run the steps of a pipeline that are not done.")
+    run = commands.add_parser(
+        "run", help="run a pipeline", description="Run the steps of a pipeline that are not done."
+    )
     run.add_argument("pipeline", help="YAML file, or the name of one in configs/pipelines")
     demo = commands.add_parser("demo", help="a simulated sky, from sweeps to a report, in minutes")
     demo.set_defaults(pipeline="demo")
     for command in (run, demo):
         command.add_argument("--output", help="folder or s3:// URI of the run; runs/NAME by default")
         command.add_argument("--spark-on", choices=["local"], default="local", help="where Spark steps run")
-        command.add_argument("--ray-on", default="local", metavar="local|ADDRESS", help="where Ray steps run: here, or a cluster's dashboard address")
-        command.add_argument("--force", action="append", default=[], metavar="STEP", help="run a step again; later ones follow where its content changed")
-        command.add_argument("--from", dest="start_from", metavar="STEP", help="do not look at the steps before this one")
+        command.add_argument(
+            "--ray-on",
+            default="local",
+            metavar="local|ADDRESS",
+            help="where Ray steps run: here, or a cluster's dashboard address",
+        )
+        command.add_argument(
+            "--force",
+            action="append",
+            default=[],
+            metavar="STEP",
+            help="run a step again; later ones follow where its content changed",
+        )
+        command.add_argument(
+            "--from", dest="start_from", metavar="STEP", help="do not look at the steps before this one"
+        )
         command.add_argument("--dry-run", action="store_true", help="print the command lines and run nothing")
         command.set_defaults(function=_run)
     mock = commands.add_parser("mock-survey", help="write a simulated survey (sweep files, sources, truth)")
     mock.add_argument("arguments", nargs=argparse.REMAINDER, help="as of python -m lensdata.simulation.survey")
-    mock.set_defaults(function=lambda args: pipelines.run_command([sys.executable, "-m", "lensdata.simulation.survey", *args.arguments]))
+    mock.set_defaults(
+        function=lambda args: pipelines.run_command(
+            [sys.executable, "-m", "lensdata.simulation.survey", *args.arguments]
+        )
+    )
     return parser
 
 
@@ -88,7 +109,9 @@ def _pipeline_file(name: str) -> Path:
         path = CONFIGS / "pipelines" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in (CONFIGS / "pipelines").glob("*.yaml")))
-        raise InputError(f"Pipeline {name} does not exist; give a YAML file or one of {known or 'the configs/pipelines of a checkout'}.")
+        raise InputError(
+            f"Pipeline {name} does not exist; give a YAML file or one of {known or 'the configs/pipelines of a checkout'}."
+        )
     return path
 
 
@@ -105,7 +128,11 @@ def _metric(name: str, entry: dict[str, Any]) -> str:
     text = f"{entry.get('title', name)} {entry['value']:.4f}"
     if entry.get("low") is not None and entry.get("high") is not None:
         text += f"  (95% interval {entry['low']:.4f} to {entry['high']:.4f})"
-    counts = [f"{entry[key]} {word}" for key, word in (("n_positive", "lenses"), ("n_negative", "others")) if entry.get(key) is not None]
+    counts = [
+        f"{entry[key]} {word}"
+        for key, word in (("n_positive", "lenses"), ("n_negative", "others"))
+        if entry.get(key) is not None
+    ]
     return text + (f"  {', '.join(counts)}" if counts else "")
 
 

@@ -93,7 +93,11 @@ class Pipeline:
         argv += ["--test-limit", str(step.test_limit)] if step.test_limit is not None else []
         argv += [f"inputs.{name}={self._input(step, value)}" for name, value in step.inputs.items()]
         for key, value in step.overrides.items():
-            text = self._fill(step, value) if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).strip()
+            text = (
+                self._fill(step, value)
+                if isinstance(value, str)
+                else yaml.safe_dump(value, default_flow_style=True).strip()
+            )
             argv.append(f"{key}={text.removesuffix('...').strip()}")
         return argv
 
@@ -110,7 +114,9 @@ class Pipeline:
         def variable(match: re.Match[str]) -> str:
             value = os.environ.get(match[1], "")
             if not value:
-                raise InputError(f"Step {step.name} of {self.path.name} needs the environment variable {match[1]}; set it and run again.")
+                raise InputError(
+                    f"Step {step.name} of {self.path.name} needs the environment variable {match[1]}; set it and run again."
+                )
             return value
 
         text = re.sub(r"\$\{(\w+)\}", variable, text).replace("{output}", self.options.output)
@@ -133,7 +139,14 @@ class Pipeline:
     def _spark_submit(self) -> list[str]:
         spark = self.config.spark
         conf = [item for key, value in spark.conf.items() for item in ("--conf", f"{key}={value}")]
-        return [str(Path(sys.executable).with_name("spark-submit")), "--master", spark.master, "--driver-memory", spark.driver_memory, *conf]
+        return [
+            str(Path(sys.executable).with_name("spark-submit")),
+            "--master",
+            spark.master,
+            "--driver-memory",
+            spark.driver_memory,
+            *conf,
+        ]
 
     def decide(self, step: StepEntry) -> tuple[steps.State, bool]:
         """What is to be done about a step, and whether it needs ``--force``.
@@ -190,12 +203,16 @@ def run(pipeline: Pipeline, screen: Screen) -> dict[str, float]:
     return seconds
 
 
-def _run_step(pipeline: Pipeline, step: StepEntry, index: int, force: bool, lock: int, screen: Screen, *, resumed: bool) -> float:
+def _run_step(
+    pipeline: Pipeline, step: StepEntry, index: int, force: bool, lock: int, screen: Screen, *, resumed: bool
+) -> float:
     command = pipeline.command(step, force=force)
     log = _log_file(pipeline, f"{index:02d}-{step.name}")
     offset = log.stat().st_size if log.exists() else 0
     screen.begin(index, step.name)
-    process = processes.start(command, log, keep_open=(lock,), environment={"PYSPARK_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"})
+    process = processes.start(
+        command, log, keep_open=(lock,), environment={"PYSPARK_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"}
+    )
     try:
         code = processes.follow(process, log, offset, screen.update)
     except BaseException:
@@ -234,7 +251,18 @@ def _service(pipeline: Pipeline, name: str) -> Iterator[str]:
     survey = storage.join(pipeline.options.output, entry.survey)
     log, ready = _log_file(pipeline, f"service-{name}"), _log_file(pipeline, f"service-{name}").with_suffix(".port")
     ready.unlink(missing_ok=True)
-    command = [sys.executable, "-m", SERVICE_MODULES[entry.run], "--survey", survey, "--port", "0", "--port-file", str(ready), *entry.options]
+    command = [
+        sys.executable,
+        "-m",
+        SERVICE_MODULES[entry.run],
+        "--survey",
+        survey,
+        "--port",
+        "0",
+        "--port-file",
+        str(ready),
+        *entry.options,
+    ]
     process = processes.start(command, log)
     try:
         yield f"http://127.0.0.1:{processes.wait_for_file(ready, process, log)}"

@@ -34,7 +34,9 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def start(command: list[str], log: Path, *, keep_open: tuple[int, ...] = (), environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start(
+    command: list[str], log: Path, *, keep_open: tuple[int, ...] = (), environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     """Start a command with both outputs appended to a log file.
 
     Parameters

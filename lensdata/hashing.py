@@ -40,7 +40,9 @@ def pack_source_id(release: npt.ArrayLike, brickid: npt.ArrayLike, objid: npt.Ar
     True
     """
     parts = [np.asarray(part, dtype=np.int64) for part in (release, brickid, objid)]
-    for part, bits, name in zip(parts, (RELEASE_BITS, BRICKID_BITS, OBJID_BITS), ("RELEASE", "BRICKID", "OBJID"), strict=True):
+    for part, bits, name in zip(
+        parts, (RELEASE_BITS, BRICKID_BITS, OBJID_BITS), ("RELEASE", "BRICKID", "OBJID"), strict=True
+    ):
         if part.size and (part.min() < 0 or part.max() >= 1 << bits):
             raise ValueError(f"{name} outside 0..{(1 << bits) - 1}: {part.min()}..{part.max()}")
     return (parts[0] << (BRICKID_BITS + OBJID_BITS)) | (parts[1] << OBJID_BITS) | parts[2]

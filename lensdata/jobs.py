@@ -16,7 +16,7 @@ _ALL = (
     Job("sample_negatives", "spark_jobs.sample_negatives", "spark", catalogue.SampleNegativesConfig,
         "Draw N1 and N2 negatives per stratum, exactly (R-S4, R-S5).", ("pool", "positives"), ("morphology",)),
     Job("assign_splits", "spark_jobs.assign_splits", "spark", catalogue.AssignSplitsConfig,
-        "Give every object its split by HEALPix hash (R-S6).", ("positives", "negatives")),
+        "Give every object its split by HEALPix hash (R-S6).", ("positives",), ("negatives",)),
     Job("fetch_cutouts", "spark_jobs.fetch_cutouts", "spark", cutouts.FetchCutoutsConfig,
         "Fetch a stamp for every object of the sample (R-C1 to R-C4).", ("sample",), kind="part"),
     Job("build_manifests", "spark_jobs.build_manifests", "spark", cutouts.BuildManifestsConfig,

@@ -228,12 +228,18 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any], request: Request)
         changed = []
         if storage.exists(stored):
             old, new = _flatten(storage.read_json(stored)), _flatten(request.config.model_dump(mode="json"))
-            changed = [f"{k}={old.get(k)!r} (now {new.get(k)!r})" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+            changed = [
+                f"{k}={old.get(k)!r} (now {new.get(k)!r})"
+                for k in sorted(old.keys() | new.keys())
+                if old.get(k) != new.get(k)
+            ]
         return f"another configuration: {', '.join(changed[:4]) or 'its hash differs'}"
     if found.get("test_limit") != wanted["test_limit"]:
         return f"--test-limit {found.get('test_limit')} (now {wanted['test_limit']})"
     old_inputs, new_inputs = found.get("inputs", {}), wanted["inputs"]
-    names = [name for name in sorted(old_inputs.keys() | new_inputs.keys()) if old_inputs.get(name) != new_inputs.get(name)]
+    names = [
+        name for name in sorted(old_inputs.keys() | new_inputs.keys()) if old_inputs.get(name) != new_inputs.get(name)
+    ]
     return f"other content of input {', '.join(names)}" if names else "another version of the tables"
 
 
@@ -270,7 +276,9 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
     job, wanted = request.job, identity(request)
     now = state(request, wanted)
     if now == "done":
-        log.info("step=%s output=%s skipped: already done with this configuration and these inputs", job.name, request.output)
+        log.info(
+            "step=%s output=%s skipped: already done with this configuration and these inputs", job.name, request.output
+        )
         return EXIT_DONE
     started = time.time()
     work = request.output
@@ -284,7 +292,15 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
         storage.write_json(storage.join(work, "_config.json"), request.config.model_dump(mode="json"))
     log.info("step=%s output=%s state=%s", job.name, request.output, now)
     run = JobRun(
-        request.config, request.inputs, work, request.output, now == "resume", request.force, request.test_limit, request.argv, wanted
+        request.config,
+        request.inputs,
+        work,
+        request.output,
+        now == "resume",
+        request.force,
+        request.test_limit,
+        request.argv,
+        wanted,
     )
     outcome = body(run)
     _finish(request, work, wanted, outcome, started)
@@ -362,7 +378,9 @@ def progress(done: int, total: int, unit: str) -> None:
 def setup_logging() -> None:
     """Plain, timed lines on standard error."""
     if not logging.getLogger().handlers:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+        )
     for name in ("py4j", "matplotlib", "fsspec", "botocore"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

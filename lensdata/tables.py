@@ -120,7 +120,9 @@ LENS = (
     Column("lens_grading", TEXT, "", "confident or probable"),
 )
 
-POOL = TableSpec("pool", "galaxies that pass the cuts, away from every lens (R-S1, R-S2)", SOURCE + DERIVED, "source_id")
+POOL = TableSpec(
+    "pool", "galaxies that pass the cuts, away from every lens (R-S1, R-S2)", SOURCE + DERIVED, "source_id"
+)
 NEAR_LENSES = TableSpec(
     "near_lenses",
     "every sweep row near a lens, any type, uncut; one row per source and its nearest lens (R-S2, R-S3)",
@@ -240,11 +242,53 @@ LEDGER = TableSpec(
     ),
     "cutout_id",
 )
-COVARIATES = (
-    "ra dec brickname type type_bin nobs_z_bin stratum psf_bin depth_bin healpix_128 ebv mag_g mag_r mag_z gr rz "
-    "shape_r axis_ratio ellipticity sersic nobs_g nobs_r nobs_z psfsize_g psfsize_r psfsize_z "
-    "psfdepth_g psfdepth_r psfdepth_z confuser_flags confuser pool tier lens_name group_id fold"
-).split()
+REJECTED_STAMPS = TableSpec(
+    "rejected_stamps",
+    "a user's stamps that were not imported, and why (R-C4)",
+    (
+        Column("name", TEXT, "", "file or name of the stamp"),
+        Column("reason", TEXT, "", "unreadable, or the quality limit that was passed"),
+        *QUALITY,
+    ),
+)
+COVARIATES = [
+    "ra",
+    "dec",
+    "brickname",
+    "type",
+    "type_bin",
+    "nobs_z_bin",
+    "stratum",
+    "psf_bin",
+    "depth_bin",
+    "healpix_128",
+    "ebv",
+    "mag_g",
+    "mag_r",
+    "mag_z",
+    "gr",
+    "rz",
+    "shape_r",
+    "axis_ratio",
+    "ellipticity",
+    "sersic",
+    "nobs_g",
+    "nobs_r",
+    "nobs_z",
+    "psfsize_g",
+    "psfsize_r",
+    "psfsize_z",
+    "psfdepth_g",
+    "psfdepth_r",
+    "psfdepth_z",
+    "confuser_flags",
+    "confuser",
+    "pool",
+    "tier",
+    "lens_name",
+    "group_id",
+    "fold",
+]
 _SAMPLE_COLUMNS = {column.name: column for column in SAMPLE.columns}
 MANIFEST = TableSpec(
     "manifest",
@@ -282,7 +326,7 @@ SCORES = TableSpec(
 TABLES = {
     spec.name: spec
     for spec in (
-        POOL, NEAR_LENSES, REJECTED, SWEEP_SPLITS, POSITIVES, UNMATCHED, NEGATIVES, QUOTAS, SAMPLE, LEDGER, MANIFEST, SCORES,
+        POOL, NEAR_LENSES, REJECTED, SWEEP_SPLITS, POSITIVES, UNMATCHED, NEGATIVES, QUOTAS, SAMPLE, LEDGER, REJECTED_STAMPS, MANIFEST, SCORES,
     )
 }  # fmt: skip
 
@@ -297,7 +341,9 @@ def validate(table: pa.Table, spec: TableSpec, source: str = "table") -> pa.Tabl
     """
     for column in spec.columns:
         if column.name not in table.column_names:
-            raise InputError(f"{source}: column {column.name!r} of table {spec.name} is missing; found {table.column_names}.")
+            raise InputError(
+                f"{source}: column {column.name!r} of table {spec.name} is missing; found {table.column_names}."
+            )
     try:
         table = table.select(spec.names).cast(spec.schema)
     except pa.ArrowInvalid as error:
@@ -348,8 +394,18 @@ def _value_bits(values: pa.ChunkedArray | pa.Array) -> UInt64Array:
         bits = wide.view(np.uint64).copy()
         bits[np.isnan(wide)] = 0x7FF8000000000000
     elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        bits = np.asarray(pc.fill_null(values, False if pa.types.is_boolean(kind) else 0)).astype(np.int64).view(np.uint64).copy()
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        bits = (
+            np.asarray(pc.fill_null(values, False if pa.types.is_boolean(kind) else 0))
+            .astype(np.int64)
+            .view(np.uint64)
+            .copy()
+        )
+    elif (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    ):
         encoded = values.dictionary_encode()
         words = [item.as_py() for item in encoded.dictionary]
         digests = [hashlib.blake2b(w.encode() if isinstance(w, str) else w, digest_size=8).digest() for w in words]
@@ -381,7 +437,9 @@ def iterate(folder: str, columns: list[str] | None = None, *, check: bool = True
                 yield file.read_row_group(group, columns=columns)
 
 
-def read_table(folder: str, spec: TableSpec | None = None, columns: list[str] | None = None, *, check: bool = True) -> pa.Table:
+def read_table(
+    folder: str, spec: TableSpec | None = None, columns: list[str] | None = None, *, check: bool = True
+) -> pa.Table:
     """Read a whole table.
 
     Raises
@@ -409,7 +467,9 @@ def require_success(folder: str) -> None:
     raise InputError(f"Input {folder} has no _SUCCESS mark, so the step that writes it did not finish; run it again.")
 
 
-def write_table(table: pa.Table, folder: str, spec: TableSpec, *, report: dict[str, Any] | None = None) -> tuple[int, str]:
+def write_table(
+    table: pa.Table, folder: str, spec: TableSpec, *, report: dict[str, Any] | None = None
+) -> tuple[int, str]:
     """Write a small table as one file and finish its folder; returns rows and content hash."""
     table = validate(table, spec, folder)
     storage.make_folder(storage.join(folder, "dataset"))
@@ -419,7 +479,11 @@ def write_table(table: pa.Table, folder: str, spec: TableSpec, *, report: dict[s
 
 
 def finish_table(
-    folder: str, spec: TableSpec | None = None, *, report: dict[str, Any] | None = None, identity: list[str] | None = None
+    folder: str,
+    spec: TableSpec | None = None,
+    *,
+    report: dict[str, Any] | None = None,
+    identity: list[str] | None = None,
 ) -> tuple[int, str]:
     """Describe the Parquet files of a folder in ``_table.json`` and mark it ``_SUCCESS``.
 

@@ -34,17 +34,24 @@ def assign_splits(run: JobRun) -> Outcome:
     """Union, split by pixel, group by sky."""
     spark = build_session(JOB.name, run.config.execution.shuffle_partitions)
     positives = datasets.read(spark, run.inputs["positives"], tables.POSITIVES)
-    negatives = datasets.read(spark, run.inputs["negatives"], tables.NEGATIVES)
+    if "negatives" in run.inputs:
+        negatives = datasets.read(spark, run.inputs["negatives"], tables.NEGATIVES)
+    else:  # a lens list alone: where would each lens go?
+        negatives = spark.createDataFrame([], datasets.spark_schema(tables.NEGATIVES.schema))
     both = positives.join(negatives, "source_id", "left_semi").limit(1).collect()
     if both:
-        raise InputError(f"source_id {both[0]['source_id']} is a positive and a negative; extract the pool with this lens list.")
+        raise InputError(
+            f"source_id {both[0]['source_id']} is a positive and a negative; extract the pool with this lens list."
+        )
     sample = labelled(positives, negatives)
     if run.test_limit is not None:
         sample = sample.orderBy(F.desc("label"), "source_id").limit(run.test_limit)
     sample = sample.persist()
     group, report = _groups(sample, run.config)
     split = datasets.map_partitions(sample.select("source_id", "healpix_128"), _splitter(run.config), SPLIT_SCHEMA)
-    placed = sample.join(split, "source_id", "inner").join(F.broadcast(spark.createDataFrame(group)), "source_id", "inner")
+    placed = sample.join(split, "source_id", "inner").join(
+        F.broadcast(spark.createDataFrame(group)), "source_id", "inner"
+    )
     rows, content = datasets.write(placed, run.output, tables.SAMPLE)
     counted = tables.read_table(run.output, columns=["label", "split", "group_id"]).to_pandas()
     per_split = Counter(zip(counted["split"], np.where(counted["label"] == 1, "positive", "negative"), strict=True))
@@ -64,7 +71,13 @@ def labelled(positives: DataFrame, negatives: DataFrame) -> DataFrame:
         null.alias("pool"), "tier", "lens_name",
     )  # fmt: skip
     others = negatives.select(
-        F.lit(0).cast("tinyint").alias("label"), *shared, "confuser_flags", "confuser", "pool", null.alias("tier"), null.alias("lens_name")
+        F.lit(0).cast("tinyint").alias("label"),
+        *shared,
+        "confuser_flags",
+        "confuser",
+        "pool",
+        null.alias("tier"),
+        null.alias("lens_name"),
     )
     return lenses.unionByName(others)
 
@@ -75,7 +88,9 @@ def _splitter(config: AssignSplitsConfig) -> Callable[[Iterator[pa.RecordBatch]]
             pixel = batch["healpix_128"].to_numpy()
             names = splits.assign_splits(pixel, config.seed, config.train_fraction, config.val_fraction)
             folds = splits.assign_folds(pixel, config.folds, config.seed)
-            yield pa.RecordBatch.from_arrays([batch["source_id"], pa.array(names), pa.array(folds)], schema=SPLIT_SCHEMA)
+            yield pa.RecordBatch.from_arrays(
+                [batch["source_id"], pa.array(names), pa.array(folds)], schema=SPLIT_SCHEMA
+            )
 
     return assign
 

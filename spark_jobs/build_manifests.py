@@ -37,7 +37,9 @@ def build_manifests(run: JobRun) -> Outcome:
     tables.require_success(run.inputs["cutouts"])
     ledger = tables.read_table(ledger_folder, columns=["cutout_id", "outcome", "reason", "kind"]).to_pandas()
     if (ledger["kind"] != config.kind).any():
-        raise InputError(f"{run.inputs['cutouts']} holds stamps of kind {ledger['kind'].iloc[0]!r}, the configuration asks for {config.kind!r}.")
+        raise InputError(
+            f"{run.inputs['cutouts']} holds stamps of kind {ledger['kind'].iloc[0]!r}, the configuration asks for {config.kind!r}."
+        )
     sample = tables.read_table(run.inputs["sample"], tables.SAMPLE).to_pandas()
     layout = _layout(parts)
     placed = place_stamps(ledger, config, layout.nbytes)
@@ -47,15 +49,24 @@ def build_manifests(run: JobRun) -> Outcome:
     spark = build_session(JOB.name)
     _write_shards(spark, parts, placed, layout, config.row_group_stamps, run.path("shards", "dataset"))
     tables.finish_table(run.path("shards"), identity=["cutout_id", "pixel_hash"])
-    report: dict[str, Any] = {"stamps": len(placed), "shards": int(placed["shard_index"].max() + 1), **drop_report(dropped)}
+    report: dict[str, Any] = {
+        "stamps": len(placed),
+        "shards": int(placed["shard_index"].max() + 1),
+        **drop_report(dropped),
+    }
     contents = []
     for name in config.manifests:
         rows = manifest_rows(frame, name, config)
         _, content = tables.write_table(_manifest_table(rows, config.row_group_stamps), run.path(name), tables.MANIFEST)
         contents.append(content)
-        counts = Counter(f"{split} {'positive' if label == 1 else 'negative'}" for split, label in zip(rows["split"], rows["label"], strict=True))
+        counts = Counter(
+            f"{split} {'positive' if label == 1 else 'negative'}"
+            for split, label in zip(rows["split"], rows["label"], strict=True)
+        )
         report[name] = {"rows": len(rows), "rows_per_split": dict(sorted(counts.items()))}
-    rejected = pa.Table.from_pandas(dropped.assign(lens_name=dropped["lens_name"], separation_arcsec=None), preserve_index=False)
+    rejected = pa.Table.from_pandas(
+        dropped.assign(lens_name=dropped["lens_name"], separation_arcsec=None), preserve_index=False
+    )
     tables.write_table(rejected.select(tables.REJECTED.names), run.path("rejected"), tables.REJECTED)
     return Outcome(len(frame), "-".join(contents), report)
 
@@ -69,7 +80,9 @@ def _layout(parts: str) -> ImageLayout:
         return layout_of(pq.read_schema(handle), files[0])
 
 
-def _write_shards(spark: SparkSession, parts: str, placed: pd.DataFrame, layout: ImageLayout, group_rows: int, folder: str) -> None:
+def _write_shards(
+    spark: SparkSession, parts: str, placed: pd.DataFrame, layout: ImageLayout, group_rows: int, folder: str
+) -> None:
     """Shuffle the stamps to their shards; a task writes whole shards, atomically and always with the same bytes."""
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH_STAMPS)
     spark.conf.set("spark.sql.parquet.columnarReaderBatchSize", 4 * BATCH_STAMPS)
@@ -112,7 +125,9 @@ def _shard_task(
 
 def _close(writer: ShardWriter) -> pa.RecordBatch:
     written = writer.close()
-    return pa.RecordBatch.from_pydict({"shard": [info.name for info in written], "rows": [info.rows for info in written]})
+    return pa.RecordBatch.from_pydict(
+        {"shard": [info.name for info in written], "rows": [info.rows for info in written]}
+    )
 
 
 def _manifest_table(rows: pd.DataFrame, group_rows: int) -> pa.Table:

@@ -52,10 +52,15 @@ def extract_pool(run: JobRun) -> Outcome:
 def _lenses(run: JobRun) -> Lenses:
     if "lenses" not in run.inputs:
         if not run.config.without_lens_list:
-            raise InputError("extract_pool has no lens list: give inputs.lenses=lenscat or a table, or set without_lens_list=true.")
+            raise InputError(
+                "extract_pool has no lens list: give inputs.lenses=lenscat or a table, or set without_lens_list=true."
+            )
         return {"name": np.array([], str), "ra": np.zeros(0), "dec": np.zeros(0), "grading": np.array([], str)}
     frame = lens_tables.read_lenses(run.inputs["lenses"])
-    return {name: frame[name].to_numpy(dtype=str if name in ("name", "grading") else float) for name in ("name", "ra", "dec", "grading")}
+    return {
+        name: frame[name].to_numpy(dtype=str if name in ("name", "grading") else float)
+        for name in ("name", "ra", "dec", "grading")
+    }
 
 
 def _write_tables(spark: SparkSession, rows: DataFrame, run: JobRun, rows_read: int) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections import Counter
@@ -21,6 +22,7 @@ from lensdata.steps import JobFailed, JobRun, Outcome, progress, run_job
 from spark_jobs.session import build_session
 from spark_jobs.transforms.fetching import EXCLUDED, FAILED, STORED, fetch_parts, part_name
 
+log = logging.getLogger(__name__)
 JOB = JOBS["fetch_cutouts"]
 # A fetch is what came, not when or how often it was asked for (DESIGN section 3).
 LEDGER_IDENTITY = ["cutout_id", "request_hash", "outcome", "reason", "pixel_hash"]
@@ -75,10 +77,14 @@ def _fetch(run: JobRun, groups: list[Group], total: int) -> None:
     watcher = _Watcher(run.path("ledger", "dataset"), run.config.execution.stamps_per_part, total)
     with watcher:
         # one task per group in one stage: a straggler holds back nobody, a lost task repeats its own group only
-        done = context.parallelize(groups, len(groups)).mapPartitionsWithIndex(fetch_parts(run.config, run.output, slots)).collect()
+        done = (
+            context.parallelize(groups, len(groups))
+            .mapPartitionsWithIndex(fetch_parts(run.config, run.output, slots))
+            .collect()
+        )
     stored, excluded, failed = (sum(int(counts[i]) for counts in done) for i in (1, 2, 3))
     progress(total, total, "stamps")
-    print(f"fetched stored={stored} excluded={excluded} failed={failed}", file=sys.stderr)
+    log.info("stored=%d excluded=%d failed=%d", stored, excluded, failed)
 
 
 class _Watcher:
@@ -116,12 +122,18 @@ def _check(ledger: pa.Table, total: int, config: FetchCutoutsConfig) -> dict[str
     outcomes = Counter(ledger["outcome"].to_pylist())
     reasons = Counter(reason for reason in ledger["reason"].to_pylist() if reason)
     stored = ledger.filter(pc.equal(ledger["outcome"], STORED))
-    versions = sorted({f"{a} {b}" for a, b in zip(stored["survey"].to_pylist(), stored["version"].to_pylist(), strict=True)})
+    versions = sorted(
+        {f"{a} {b}" for a, b in zip(stored["survey"].to_pylist(), stored["version"].to_pylist(), strict=True)}
+    )
     if config.require_survey_version and len(versions) > 1:
-        raise JobFailed(f"the stamps mix releases {', '.join(versions)}; restrict the sample, or set require_survey_version=false")
+        raise JobFailed(
+            f"the stamps mix releases {', '.join(versions)}; restrict the sample, or set require_survey_version=false"
+        )
     if outcomes[FAILED] > config.execution.max_failed_fraction * total:
         named = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(4))
-        raise JobFailed(f"{outcomes[FAILED]} of {total} stamps failed ({named}); use --force to ask again, or raise max_failed_fraction")
+        raise JobFailed(
+            f"{outcomes[FAILED]} of {total} stamps failed ({named}); use --force to ask again, or raise max_failed_fraction"
+        )
     seconds = np.asarray(ledger["seconds"], dtype=float)
     return {
         "requested": total,

@@ -33,7 +33,9 @@ def sample_negatives(run: JobRun) -> Outcome:
     strata = tables.read_table(run.inputs["positives"], columns=["stratum"])["stratum"].to_pylist()
     positives = Counter(name for name in strata if name is not None)
     if not positives:
-        raise InputError(f"None of the {len(strata)} positives in {run.inputs['positives']} lies in a stratum, so no negatives are asked for.")
+        raise InputError(
+            f"None of the {len(strata)} positives in {run.inputs['positives']} lies in a stratum, so no negatives are asked for."
+        )
     spark = build_session(JOB.name, config.execution.shuffle_partitions)
     pool = datasets.read(spark, run.inputs["pool"], tables.POOL)
     if run.test_limit is not None:
@@ -64,10 +66,14 @@ def _report(lines: list[Taken], positives: Counter[str], all_positives: int) -> 
         "positives_outside_strata": all_positives - sum(positives.values()),
         "wanted": sum(line.wanted for line in totals),
         "taken": sum(line.taken for line in totals),
-        "shortfall": {f"{line.stratum} {line.pool}": line.wanted - line.taken for line in totals if line.taken < line.wanted},
+        "shortfall": {
+            f"{line.stratum} {line.pool}": line.wanted - line.taken for line in totals if line.taken < line.wanted
+        },
         "n1": sum(line.taken for line in totals if line.pool == N1),
         "n2": sum(line.taken for line in totals if line.pool == N2),
-        "n2_per_category": dict(sum((Counter({line.confuser: line.taken}) for line in lines if line.confuser), Counter[str]())),
+        "n2_per_category": dict(
+            sum((Counter({line.confuser: line.taken}) for line in lines if line.confuser), Counter[str]())
+        ),
     }
 
 

@@ -37,7 +37,11 @@ def validate_catalogue(run: JobRun) -> Outcome:
         checks += check_strata(sample, tables.read_table(run.inputs["quotas"], tables.QUOTAS).to_pandas(), run.config)
     if "manifests" in run.inputs:
         checks += check_manifests(sample, _manifests(run.inputs["manifests"]))
-    summary = {"passed": all(check.passed for check in checks), "checks": [vars(check) for check in checks], "counts": counts(sample)}
+    summary = {
+        "passed": all(check.passed for check in checks),
+        "checks": [vars(check) for check in checks],
+        "counts": counts(sample),
+    }
     page = _page(checks, summary["counts"], len(sample))
     failed = [check for check in checks if not check.passed]
     folder = f"{run.final}-failed" if failed else run.output
@@ -58,7 +62,9 @@ def _manifests(folder: str) -> dict[str, pd.DataFrame]:
 
 
 def _page(checks: list[Check], numbers: dict[str, dict[str, int]], rows: int) -> str:
-    template = jinja2.Environment(autoescape=True).from_string(resources.files("lensdata.catalogue").joinpath("checks.html").read_text())
+    template = jinja2.Environment(autoescape=True).from_string(
+        resources.files("lensdata.catalogue").joinpath("checks.html").read_text()
+    )
     return template.render(checks=checks, passed=all(check.passed for check in checks), counts=numbers, rows=rows)
 
 

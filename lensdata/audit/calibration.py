@@ -27,7 +27,13 @@ def reliability(label: npt.ArrayLike, score: npt.ArrayLike, bins: int = 15) -> l
     for number in range(bins):
         inside = index == number
         if inside.any():
-            out.append(Bin(float(scores[inside].mean()), binomial(int(labels[inside].sum()), int(inside.sum())), int(inside.sum())))
+            out.append(
+                Bin(
+                    float(scores[inside].mean()),
+                    binomial(int(labels[inside].sum()), int(inside.sum())),
+                    int(inside.sum()),
+                )
+            )
     return out
 
 

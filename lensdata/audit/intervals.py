@@ -75,7 +75,9 @@ def compress(label: npt.ArrayLike, score: npt.ArrayLike) -> GapCounts:
     equal = ascending[np.minimum(below, len(ascending) - 1)] == scores[~labels]
     # `below` counts the positive scores under a negative: from the top that is cell 2 (K - below), one less on a tie
     cell = 2 * (len(ascending) - below) - equal
-    return GapCounts(counts[::-1].astype(np.int64), np.bincount(cell, minlength=2 * len(ascending) + 1), ascending[::-1].copy())
+    return GapCounts(
+        counts[::-1].astype(np.int64), np.bincount(cell, minlength=2 * len(ascending) + 1), ascending[::-1].copy()
+    )
 
 
 def auc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> Floats:
@@ -121,7 +123,9 @@ def bootstrap(counts: GapCounts, fpr_levels: tuple[float, ...], resamples: int, 
     share_n = counts.negatives[full] / counts.n_negative
     share_p = counts.positives / counts.n_positive
     metrics = {"auc": auc, "average_precision": average_precision}
-    drawn: dict[str, list[Floats]] = {name: [] for name in [*metrics, *(f"tpr_at_fpr_{level:g}" for level in fpr_levels)]}
+    drawn: dict[str, list[Floats]] = {
+        name: [] for name in [*metrics, *(f"tpr_at_fpr_{level:g}" for level in fpr_levels)]
+    }
     chunk = max(1, CHUNK_VALUES // len(counts.negatives))
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
@@ -133,7 +137,9 @@ def bootstrap(counts: GapCounts, fpr_levels: tuple[float, ...], resamples: int, 
         for level in fpr_levels:
             drawn[f"tpr_at_fpr_{level:g}"].append(tpr_at_fpr(p, m, level))
     values = {name: float(metric(counts.positives, counts.negatives)) for name, metric in metrics.items()}
-    values |= {f"tpr_at_fpr_{level:g}": float(tpr_at_fpr(counts.positives, counts.negatives, level)) for level in fpr_levels}
+    values |= {
+        f"tpr_at_fpr_{level:g}": float(tpr_at_fpr(counts.positives, counts.negatives, level)) for level in fpr_levels
+    }
     found = {name: Interval(values[name], *_percentiles(np.concatenate(parts))) for name, parts in drawn.items()}
     for name, interval in found.items():
         if name.startswith("tpr"):  # resampling none (or all) of the positives found cannot tell how uncertain that is

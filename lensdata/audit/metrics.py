@@ -68,7 +68,9 @@ def confuser_rates(rows: pd.DataFrame) -> list[dict[str, Any]]:
     counts = intervals.compress(rows["label"], rows["logit"])
     threshold = intervals.threshold_at_fpr(counts, 1e-2)
     negatives = rows[rows["label"] == 0]
-    groups = negatives["confuser"].fillna("none") if "confuser" in negatives else pd.Series("all", index=negatives.index)
+    groups = (
+        negatives["confuser"].fillna("none") if "confuser" in negatives else pd.Series("all", index=negatives.index)
+    )
     out = []
     for name, group in [("all negatives", negatives), *negatives.groupby(groups)]:
         for rule, hits in (("score > 0.5", group["score"] > 0.5), ("overall FPR 0.01", group["logit"] >= threshold)):
@@ -88,7 +90,9 @@ def against_controls(rows: pd.DataFrame, controls: pd.DataFrame, config: Evaluat
     """
     lenses = rows[rows["label"] == 1]
     lenses = lenses.assign(control_id=cutout_id(lenses["source_id"].to_numpy(), "control"))
-    paired = lenses.merge(controls[["cutout_id", "logit", "score"]], left_on="control_id", right_on="cutout_id", suffixes=("", "_control"))
+    paired = lenses.merge(
+        controls[["cutout_id", "logit", "score"]], left_on="control_id", right_on="cutout_id", suffixes=("", "_control")
+    )
     negatives = rows.loc[rows["label"] == 0, "logit"]
     both = pd.concat([paired["logit_control"], negatives])
     label = np.r_[np.ones(len(paired)), np.zeros(len(negatives))]
@@ -106,6 +110,8 @@ def against_controls(rows: pd.DataFrame, controls: pd.DataFrame, config: Evaluat
 
 def catalogue_only(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]:
     """AUC of the classifier that sees catalogue columns only (``catalogue_score``) on the judged rows."""
-    found = intervals.bootstrap(intervals.compress(rows["label"], rows["catalogue_score"]), (), config.resamples, config.seed)["auc"]
+    found = intervals.bootstrap(
+        intervals.compress(rows["label"], rows["catalogue_score"]), (), config.resamples, config.seed
+    )["auc"]
     positives = int((rows["label"] == 1).sum())
     return entry("AUC of a catalogue-only classifier", found, positives, len(rows) - positives)

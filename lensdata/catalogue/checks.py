@@ -41,7 +41,9 @@ def check_sample(sample: pd.DataFrame, config: ValidateCatalogueConfig) -> list[
     for label, name in ((1, "positives"), (0, "negatives")):
         present = set(sample.loc[sample["label"] == label, "split"])
         absent = [split for split in SPLITS if split not in present]
-        checks.append(Check(f"{name} in every split", not absent, f"absent from {', '.join(absent)}" if absent else "all"))
+        checks.append(
+            Check(f"{name} in every split", not absent, f"absent from {', '.join(absent)}" if absent else "all")
+        )
     return checks
 
 
@@ -54,7 +56,9 @@ def check_strata(sample: pd.DataFrame, quotas: pd.DataFrame, config: ValidateCat
         for row in totals.itertuples()
         if counted.get((row.stratum, row.pool), 0) != row.taken
     ]
-    short = [f"{row.stratum} {row.pool}: {row.shortfall} of {row.wanted}" for row in totals.itertuples() if row.shortfall > 0]
+    short = [
+        f"{row.stratum} {row.pool}: {row.shortfall} of {row.wanted}" for row in totals.itertuples() if row.shortfall > 0
+    ]
     return [
         Check("negatives per stratum as drawn", not differing, "; ".join(differing) or "all"),
         Check("no stratum fell short", config.allow_shortfall or not short, "; ".join(short) or "none"),
@@ -65,7 +69,9 @@ def check_manifests(sample: pd.DataFrame, manifests: dict[str, pd.DataFrame]) ->
     """Manifests refer to stamps that exist, of objects of the sample, in the sample's split."""
     checks = []
     for name, manifest in manifests.items():
-        joined = manifest.merge(sample[["source_id", "split", "label"]], on="source_id", how="left", suffixes=("", "_sample"))
+        joined = manifest.merge(
+            sample[["source_id", "split", "label"]], on="source_id", how="left", suffixes=("", "_sample")
+        )
         wanted = joined["split_sample"].replace("test", "val") if name == "parity_70_30" else joined["split_sample"]
         wrong = int((wanted != joined["split"]).sum() + (joined["label"] != joined["label_sample"]).sum())
         null = int(manifest[["cutout_id", "shard", "row_group", "row"]].isna().any(axis=1).sum())

@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 def is_ring(types: npt.NDArray[np.str_], flux_r: Floats, sersic: Floats, rule: RingRule) -> Mask:
     """FLUX_R > 5 nMgy and (DEV, or SER with SERSIC > 4)."""
     concentrated = (types == "DEV") | ((types == "SER") & (sersic > rule.sersic_min))
-    return (flux_r > rule.flux_r_min) & concentrated
+    return np.asarray((flux_r > rule.flux_r_min) & concentrated)
 
 
 def is_edge_on(ellipticity: Floats, rule: EdgeOnRule) -> Mask:
@@ -48,7 +48,10 @@ def flags_without_merger(columns: dict[str, npt.NDArray[np.generic]], rules: Con
         ``type, flux_r, sersic, ellipticity, gr, mag_r, shape_r``; nan where null.
     """
     types = np.asarray(columns["type"]).astype(str)
-    number = {name: np.asarray(columns[name], np.float64) for name in ("flux_r", "sersic", "ellipticity", "gr", "mag_r", "shape_r")}
+    number = {
+        name: np.asarray(columns[name], np.float64)
+        for name in ("flux_r", "sersic", "ellipticity", "gr", "mag_r", "shape_r")
+    }
     with np.errstate(invalid="ignore"):
         masks = {
             "ring": is_ring(types, number["flux_r"], number["sersic"], rules.ring),

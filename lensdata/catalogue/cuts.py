@@ -22,7 +22,7 @@ def types_of(block: Block) -> npt.NDArray[np.bytes_]:
 
 def is_galaxy(block: Block, cuts: Cuts) -> Mask:
     """TYPE among the kept models."""
-    return np.isin(types_of(block), np.array([kind.encode() for kind in cuts.types]))
+    return np.asarray(np.isin(types_of(block), np.array([kind.encode() for kind in cuts.types])))
 
 
 def in_footprint(block: Block, cuts: Cuts) -> Mask:
@@ -30,7 +30,7 @@ def in_footprint(block: Block, cuts: Cuts) -> Mask:
     low, high = cuts.footprint.limits
     dec = block["DEC"]
     above = np.ones(len(block), bool) if low <= -90 else dec > low
-    return above & (dec < high)
+    return np.asarray(above & (dec < high))
 
 
 def _enough_exposures(band: str) -> Callable[[Block, Cuts], Mask]:

@@ -13,7 +13,15 @@ from lensdata import storage
 from lensdata.config.catalogue import LensColumns
 from lensdata.errors import InputError
 
-LENSCAT_COLUMNS = {"name": "name", "RA [deg]": "ra", "DEC [deg]": "dec", "grading": "grading", "zlens": "zlens", "type": "type", "ref": "ref"}
+LENSCAT_COLUMNS = {
+    "name": "name",
+    "RA [deg]": "ra",
+    "DEC [deg]": "dec",
+    "grading": "grading",
+    "zlens": "zlens",
+    "type": "type",
+    "ref": "ref",
+}
 
 
 def lenscat_csv() -> Path:
@@ -53,16 +61,16 @@ def read_lenses(uri: str, columns: LensColumns | None = None) -> pd.DataFrame:
         A column is missing, or a position is not a number on the sky.
     """
     frame = read_any_table(uri)
-    if "RA [deg]" in frame.columns:
-        frame = frame.rename(columns=LENSCAT_COLUMNS)
-    else:
-        frame = _rename(frame, columns or LensColumns(), uri)
+    is_lenscat = "RA [deg]" in frame.columns
+    frame = frame.rename(columns=LENSCAT_COLUMNS) if is_lenscat else _rename(frame, columns or LensColumns(), uri)
     for name, low, high in (("ra", -360.0, 360.0), ("dec", -90.0, 90.0)):
         values = pd.to_numeric(frame[name], errors="coerce")
         bad = values.isna() | (values < low) | (values > high)
         if bad.any():
             row = int(bad.to_numpy().argmax())
-            raise InputError(f"{uri}: row {row}: {name} = {frame[name].iloc[row]!r} is not in {low:g}..{high:g} degrees.")
+            raise InputError(
+                f"{uri}: row {row}: {name} = {frame[name].iloc[row]!r} is not in {low:g}..{high:g} degrees."
+            )
         frame[name] = values.astype("float64")
     frame["name"] = frame["name"].astype(str).str.strip()
     frame["grading"] = frame["grading"].astype(str).str.strip()
@@ -75,10 +83,16 @@ def _rename(frame: pd.DataFrame, columns: LensColumns, uri: str) -> pd.DataFrame
     for wanted in ("ra", "dec"):
         given = getattr(columns, wanted)
         if given.lower() not in lower:
-            raise InputError(f"{uri}: column {given!r} is missing (columns.{wanted}); found {', '.join(map(str, frame.columns))}.")
+            raise InputError(
+                f"{uri}: column {given!r} is missing (columns.{wanted}); found {', '.join(map(str, frame.columns))}."
+            )
         out[wanted] = frame[lower[given.lower()]]
     name = lower.get(columns.name.lower())
-    out["name"] = frame[name] if name is not None else [f"{ra:.5f}{dec:+.5f}" for ra, dec in zip(out["ra"], out["dec"], strict=True)]
+    out["name"] = (
+        frame[name]
+        if name is not None
+        else [f"{ra:.5f}{dec:+.5f}" for ra, dec in zip(out["ra"], out["dec"], strict=True)]
+    )
     grading = lower.get(columns.grading.lower())
     out["grading"] = frame[grading] if grading is not None else "probable"
     return out

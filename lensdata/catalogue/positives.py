@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lensdata import storage, tables
-from lensdata.catalogue.lenses import read_any_table
+from lensdata.catalogue.lenses import LENSCAT_COLUMNS, read_any_table
 from lensdata.catalogue.sources import derived_columns
 from lensdata.config.catalogue import MatchPositivesConfig
 from lensdata.errors import InputError
@@ -30,7 +30,9 @@ def select_lenses(lenses: pd.DataFrame, config: MatchPositivesConfig) -> pd.Data
         raise InputError(f"No lens of {len(lenses)} has a name that contains {config.name_contains!r} (name_contains).")
     unknown = sorted(set(chosen["grading"]) - TIERS.keys())
     if unknown:
-        raise InputError(f"Lens grading {unknown[0]!r} is neither confident nor probable; map it in the lens table (columns.grading).")
+        raise InputError(
+            f"Lens grading {unknown[0]!r} is neither confident nor probable; map it in the lens table (columns.grading)."
+        )
     return chosen.assign(tier=chosen["grading"].map(TIERS))
 
 
@@ -43,6 +45,7 @@ def read_sources(uri: str) -> pd.DataFrame:
     if storage.is_folder(uri):
         return tables.read_table(uri, tables.NEAR_LENSES).to_pandas()
     frame = read_any_table(uri)
+    frame = frame.rename(columns=LENSCAT_COLUMNS)
     frame.columns = [str(name).lower() for name in frame.columns]
     for name in ("ra", "dec"):
         if name not in frame:
@@ -59,18 +62,25 @@ def read_sources(uri: str) -> pd.DataFrame:
 
 def _with_derived(sources: pd.DataFrame) -> pd.DataFrame:
     nan = np.full(len(sources), np.nan)
-    columns = {column.name: sources[column.name].to_numpy() if column.name in sources else nan for column in tables.SOURCE}
+    columns = {
+        column.name: sources[column.name].to_numpy() if column.name in sources else nan for column in tables.SOURCE
+    }
     if "type" not in sources:
         columns["type"] = np.full(len(sources), "")
     has_nobs = "nobs_z" in sources
-    derived = derived_columns(columns | {"type": columns["type"].astype(str), "nobs_z": columns["nobs_z"] if has_nobs else np.zeros(len(sources))})
+    derived = derived_columns(
+        columns
+        | {"type": columns["type"].astype(str), "nobs_z": columns["nobs_z"] if has_nobs else np.zeros(len(sources))}
+    )
     if not has_nobs:
         derived["stratum"] = np.full(len(sources), None, dtype=object)
         derived["nobs_z_bin"] = np.full(len(sources), None, dtype=object)
     return sources.assign(**derived)
 
 
-def match(lenses: pd.DataFrame, sources: pd.DataFrame, config: MatchPositivesConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+def match(
+    lenses: pd.DataFrame, sources: pd.DataFrame, config: MatchPositivesConfig
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Nearest source of each lens within the radius; a source serves its nearest lens only.
 
     Returns

@@ -57,5 +57,7 @@ def to_arrow(columns: dict[str, npt.NDArray[Any]], schema: pa.Schema) -> pa.Reco
         elif field.name in derived and values.dtype.kind == "f":
             arrays.append(pa.array(values, mask=np.isnan(values)).cast(field.type))
         else:
-            arrays.append(pa.array(values, type=field.type) if values.dtype.kind == "O" else pa.array(values).cast(field.type))
+            arrays.append(
+                pa.array(values, type=field.type) if values.dtype.kind == "O" else pa.array(values).cast(field.type)
+            )
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

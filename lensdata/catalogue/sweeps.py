@@ -23,11 +23,42 @@ from lensdata.errors import InputError
 BLOCK_ROWS = 16_384
 READ_ROWS = 8 * BLOCK_ROWS  # one request of about 66 MB on S3, not many small ones
 FORMATS = {"L": "S1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
-REQUIRED = (
-    "RELEASE BRICKID BRICKNAME OBJID TYPE RA DEC EBV MASKBITS FLUX_G FLUX_R FLUX_Z FLUX_IVAR_G FLUX_IVAR_R FLUX_IVAR_Z "
-    "MW_TRANSMISSION_G MW_TRANSMISSION_R MW_TRANSMISSION_Z NOBS_G NOBS_R NOBS_Z PSFSIZE_G PSFSIZE_R PSFSIZE_Z "
-    "PSFDEPTH_G PSFDEPTH_R PSFDEPTH_Z GALDEPTH_G GALDEPTH_R GALDEPTH_Z SHAPE_R SHAPE_E1 SHAPE_E2 SERSIC"
-).split()
+REQUIRED = [
+    "RELEASE",
+    "BRICKID",
+    "BRICKNAME",
+    "OBJID",
+    "TYPE",
+    "RA",
+    "DEC",
+    "EBV",
+    "MASKBITS",
+    "FLUX_G",
+    "FLUX_R",
+    "FLUX_Z",
+    "FLUX_IVAR_G",
+    "FLUX_IVAR_R",
+    "FLUX_IVAR_Z",
+    "MW_TRANSMISSION_G",
+    "MW_TRANSMISSION_R",
+    "MW_TRANSMISSION_Z",
+    "NOBS_G",
+    "NOBS_R",
+    "NOBS_Z",
+    "PSFSIZE_G",
+    "PSFSIZE_R",
+    "PSFSIZE_Z",
+    "PSFDEPTH_G",
+    "PSFDEPTH_R",
+    "PSFDEPTH_Z",
+    "GALDEPTH_G",
+    "GALDEPTH_R",
+    "GALDEPTH_Z",
+    "SHAPE_R",
+    "SHAPE_E1",
+    "SHAPE_E2",
+    "SERSIC",
+]
 _BOX = re.compile(r"sweep-(\d{3})([pm])(\d{3})-(\d{3})([pm])(\d{3})\.fits")
 
 
@@ -100,7 +131,9 @@ def open_sweep(uri: str, required: list[str] | None = None) -> SweepFile:
     needed = offset + sweep.row_bytes * sweep.num_rows
     found = storage.size(uri)
     if found < needed:
-        raise InputError(f"{uri} is truncated: {sweep.num_rows} rows need {needed} bytes, the file has {found}; fetch it again.")
+        raise InputError(
+            f"{uri} is truncated: {sweep.num_rows} rows need {needed} bytes, the file has {found}; fetch it again."
+        )
     return sweep
 
 
@@ -109,7 +142,7 @@ def _padded_data_bytes(header: fits.Header) -> int:
         return 0
     count = int(np.prod([header[f"NAXIS{i + 1}"] for i in range(header["NAXIS"])], dtype=np.int64))
     data = abs(header["BITPIX"]) // 8 * header.get("GCOUNT", 1) * (header.get("PCOUNT", 0) + count)
-    return -(-data // 2880) * 2880
+    return int(-(-data // 2880) * 2880)
 
 
 def _row_layout(header: fits.Header, uri: str, required: list[str]) -> np.dtype[Any]:
@@ -137,11 +170,14 @@ def _row_layout(header: fits.Header, uri: str, required: list[str]) -> np.dtype[
     missing = [name for name in required if name not in names]
     if missing:
         raise InputError(
-            f"{uri}: column {missing[0]} is missing (with {len(missing) - 1} others); DR9 and DR10 sweep files have it, older ones do not."
+            f"{uri}: column {missing[0]} is missing (with {len(missing) - 1} others); "
+            "DR9 and DR10 sweep files have it, older ones do not."
         )
     dtype = np.dtype(fields)
     if dtype.itemsize != int(header["NAXIS1"]):
-        raise InputError(f"{uri}: columns add up to {dtype.itemsize} bytes a row, NAXIS1 says {header['NAXIS1']}; the file is corrupt.")
+        raise InputError(
+            f"{uri}: columns add up to {dtype.itemsize} bytes a row, NAXIS1 says {header['NAXIS1']}; the file is corrupt."
+        )
     return dtype
 
 
@@ -169,7 +205,9 @@ def read_blocks(sweep: SweepFile, first: int = 0, rows: int | None = None) -> It
             count = min(READ_ROWS, last - start)
             data = handle.read(count * sweep.row_bytes)
             if len(data) != count * sweep.row_bytes:
-                raise InputError(f"{sweep.uri}: ends in row {start + len(data) // sweep.row_bytes} of {sweep.num_rows}; fetch it again.")
+                raise InputError(
+                    f"{sweep.uri}: ends in row {start + len(data) // sweep.row_bytes} of {sweep.num_rows}; fetch it again."
+                )
             table = np.frombuffer(data, dtype=sweep.dtype)
             for block in range(0, count, BLOCK_ROWS):
                 yield table[block : block + BLOCK_ROWS]

@@ -30,9 +30,7 @@ class Unhashed:
 UNHASHED = Unhashed()
 
 
-def load_config(
-    model: type[C], path: str | Path | None, overrides: Iterable[str] | Mapping[str, Any] = ()
-) -> C:
+def load_config(model: type[C], path: str | Path | None, overrides: Iterable[str] | Mapping[str, Any] = ()) -> C:
     """Read a YAML file, apply dotted overrides and validate.
 
     Parameters
@@ -171,4 +169,14 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-__all__ = ["UNHASHED", "Config", "Field", "config_hash", "dump_yaml", "known_keys", "load_config", "meaning", "validate"]
+__all__ = [
+    "UNHASHED",
+    "Config",
+    "Field",
+    "config_hash",
+    "dump_yaml",
+    "known_keys",
+    "load_config",
+    "meaning",
+    "validate",
+]

@@ -40,10 +40,14 @@ class Footprint(Config):
 class Cuts(Config):
     """The cuts of the negative pool, in the order in which a failing row is counted (R-S1)."""
 
-    types: tuple[Literal["SER", "DEV", "REX", "EXP"], ...] = Field(("SER", "DEV", "REX"), description="Tractor models kept")
+    types: tuple[Literal["SER", "DEV", "REX", "EXP"], ...] = Field(
+        ("SER", "DEV", "REX"), description="Tractor models kept"
+    )
     footprint: Footprint = Field(Footprint(), description="declination range")
     nobs_min: int = Field(3, ge=0, description="least exposures in each of g, r, z")
-    maskbits: int = Field(0x38E2, ge=0, description="rejected MASKBITS: 1 BRIGHT, 5-7 ALLMASK_G/R/Z, 11 MEDIUM, 12 GALAXY, 13 CLUSTER")
+    maskbits: int = Field(
+        0x38E2, ge=0, description="rejected MASKBITS: 1 BRIGHT, 5-7 ALLMASK_G/R/Z, 11 MEDIUM, 12 GALAXY, 13 CLUSTER"
+    )
     mag_z_max: float = Field(20.0, description="z magnitude limit, exclusive")
     dereddened: bool = Field(False, description="apply the z limit to the dereddened magnitude")
 
@@ -51,7 +55,9 @@ class Cuts(Config):
 class SparkExecution(Config):
     """How a Spark job runs; changes no row."""
 
-    shuffle_partitions: int | None = Field(None, ge=1, description="shuffle partitions; Spark's own default where left out")
+    shuffle_partitions: int | None = Field(
+        None, ge=1, description="shuffle partitions; Spark's own default where left out"
+    )
 
 
 class ExtractExecution(SparkExecution):
@@ -64,7 +70,9 @@ class ExtractPoolConfig(Config):
     """Negative pool from the sweep files (R-S1, R-S2)."""
 
     cuts: Cuts = Cuts()
-    exclusion_radius_arcsec: float = Field(11.0, gt=0, le=600, description="no negative this close to a lens: 5 + 2 x 3.0 arcsec (R-S2)")
+    exclusion_radius_arcsec: float = Field(
+        11.0, gt=0, le=600, description="no negative this close to a lens: 5 + 2 x 3.0 arcsec (R-S2)"
+    )
     without_lens_list: bool = Field(False, description="must be true to run without a lens list (R-S2)")
     execution: ExtractExecution = ExtractExecution()
 
@@ -81,7 +89,9 @@ class LensColumns(Config):
 class MatchPositivesConfig(Config):
     """Positives from a lens catalogue (R-S3)."""
 
-    name_contains: str = Field("DESI-", description="lenses whose name contains this; empty for all. lenscat: exactly 5,104")
+    name_contains: str = Field(
+        "DESI-", description="lenses whose name contains this; empty for all. lenscat: exactly 5,104"
+    )
     columns: LensColumns = LensColumns()
     radius_arcsec: float = Field(3.0, gt=0, le=60, description="greatest distance of lens and Tractor source")
     outside_footprint: Literal["drop", "keep"] = Field(
@@ -171,5 +181,7 @@ class ValidateCatalogueConfig(Config):
     val_fraction: float = Field(0.15, ge=0, lt=1, description="as in assign_splits")
     allow_shortfall: bool = Field(True, description="false: a stratum that got fewer negatives than wanted fails")
     excluded_bricks: tuple[str, ...] = Field((), description="bricks that must not be present (R-S7)")
-    fraction_tolerance: Annotated[float, UNHASHED] = Field(0.10, gt=0, description="pixel fraction tolerance of a large sample")
+    fraction_tolerance: Annotated[float, UNHASHED] = Field(
+        0.10, gt=0, description="pixel fraction tolerance of a large sample"
+    )
     execution: SparkExecution = SparkExecution()

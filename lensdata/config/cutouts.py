@@ -27,7 +27,9 @@ class Service(Config):
 class Quality(Config):
     """When a stamp is excluded (R-C4); excluded stamps stay in the ledger."""
 
-    missing_frac_max: float = Field(0.05, ge=0, le=1, description="greatest fraction of NaN or exactly zero pixels in any band")
+    missing_frac_max: float = Field(
+        0.05, ge=0, le=1, description="greatest fraction of NaN or exactly zero pixels in any band"
+    )
     saturated_frac_max: float = Field(0.02, ge=0, le=1, description="greatest fraction of extreme pixels")
     saturated_above_nmgy: float = Field(250.0, gt=0, description="a pixel above this is extreme, nanomaggies")
     edge_score_max: float = Field(0.5, gt=0, description="greatest edge-artefact score")
@@ -37,7 +39,9 @@ class FetchExecution(Config):
     """How the fetch is cut into tasks."""
 
     stamps_per_part: int = Field(256, ge=1, le=4096, description="stamps of a task and of its part file")
-    max_failed_fraction: float = Field(0.05, ge=0, le=1, description="more failures than this fail the step; it can be restarted")
+    max_failed_fraction: float = Field(
+        0.05, ge=0, le=1, description="more failures than this fail the step; it can be restarted"
+    )
     shuffle_partitions: int | None = Field(None, ge=1, description="shuffle partitions")
 
 
@@ -47,7 +51,9 @@ class FetchCutoutsConfig(Config):
     layer: str = Field("ls-dr10", description="survey layer, always sent")
     bands: str = Field("grz", pattern="^[griz]+$", description="bands in stored order")
     size: int = Field(STAMP_SIZE, ge=8, le=512, description="side of a stamp, pixels")
-    pixscale_arcsec: float = Field(PIXSCALE_ARCSEC, gt=0, description="pixel scale, arcsec; 0.262 keeps nanomaggies per native pixel")
+    pixscale_arcsec: float = Field(
+        PIXSCALE_ARCSEC, gt=0, description="pixel scale, arcsec; 0.262 keeps nanomaggies per native pixel"
+    )
     kind: Literal["plain", "control"] = Field("plain", description="plain stamps, or controls of the same galaxies")
     labels: tuple[int, ...] = Field((0, 1), description="fetch the objects with these labels")
     require_survey_version: bool = Field(True, description="refuse answers that mix SURVEY/VERSION")
@@ -71,6 +77,8 @@ class BuildManifestsConfig(Config):
     )
     seed: int = Field(42, description="order of the stamps in the shards")
     row_group_stamps: int = Field(128, ge=1, le=4096, description="stamps of a row group")
-    tier_weights: dict[Literal["A", "B"], float] = Field({"A": 1.0, "B": 0.5}, description="weights of the audit manifest")
+    tier_weights: dict[Literal["A", "B"], float] = Field(
+        {"A": 1.0, "B": 0.5}, description="weights of the audit manifest"
+    )
     excluded_bricks: tuple[str, ...] = Field((), description="bricks left out, for example 0460m800, 3252p267 (R-S7)")
     execution: BuildExecution = BuildExecution()

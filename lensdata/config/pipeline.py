@@ -16,7 +16,9 @@ class StepEntry(Config):
     run: str = Field(description="job: extract_pool, train, ...")
     config: str | None = Field(None, description="YAML file, relative to the pipeline's file")
     overrides: dict[str, Any] = Field({}, description="dotted keys; {output}, {SERVICE} and ${VARIABLE} are filled in")
-    inputs: dict[str, str] = Field({}, description="an earlier step or a folder of it, lenscat, or a path or URI; ${VARIABLE} is filled in")
+    inputs: dict[str, str] = Field(
+        {}, description="an earlier step or a folder of it, lenscat, or a path or URI; ${VARIABLE} is filled in"
+    )
     services: tuple[str, ...] = Field((), description="services that must run during the step")
     test_limit: int | None = Field(None, ge=1, description="work on the first N units only")
 
@@ -58,7 +60,7 @@ class PipelineConfig(Config):
             for service in step.services:
                 if service not in self.services:
                     raise ValueError(f"step {step.name!r} names the service {service!r}, which is not declared")
-        for name, service in self.services.items():
-            if service.survey not in seen:
-                raise ValueError(f"service {name!r} needs the step {service.survey!r}, which is not declared")
+        for name, entry in self.services.items():
+            if entry.survey not in seen:
+                raise ValueError(f"service {name!r} needs the step {entry.survey!r}, which is not declared")
         return self

@@ -37,7 +37,9 @@ def place_stamps(ledger: pd.DataFrame, config: BuildManifestsConfig, stamp_bytes
     return pd.DataFrame({"cutout_id": stored[order], "shard_index": place // per_shard, "position": place % per_shard})
 
 
-def join_manifest(sample: pd.DataFrame, ledger: pd.DataFrame, placed: pd.DataFrame, config: BuildManifestsConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+def join_manifest(
+    sample: pd.DataFrame, ledger: pd.DataFrame, placed: pd.DataFrame, config: BuildManifestsConfig
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sample rows with the place of their stamp, and those without one with the reason.
 
     Returns
@@ -73,4 +75,8 @@ def drop_report(dropped: pd.DataFrame) -> dict[str, Any]:
         f"{'positive' if label == 1 else 'negative'} {stratum if isinstance(stratum, str) else 'outside strata'}"
         for label, stratum in zip(dropped["label"], dropped["stratum"], strict=True)
     )
-    return {"dropped": len(dropped), "dropped_per_reason": dict(Counter(dropped["reason"])), "dropped_per_stratum": dict(sorted(cells.items()))}
+    return {
+        "dropped": len(dropped),
+        "dropped_per_reason": dict(Counter(dropped["reason"])),
+        "dropped_per_stratum": dict(sorted(cells.items())),
+    }

@@ -50,4 +50,6 @@ class CutoutRequest:
 
 def make_request(cutout_id: int, source_id: int, ra: float, dec: float, config: FetchCutoutsConfig) -> CutoutRequest:
     """The request of one object under a configuration."""
-    return CutoutRequest(cutout_id, source_id, config.kind, ra, dec, config.layer, config.bands, config.size, config.pixscale_arcsec)
+    return CutoutRequest(
+        cutout_id, source_id, config.kind, ra, dec, config.layer, config.bands, config.size, config.pixscale_arcsec
+    )

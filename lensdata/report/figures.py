@@ -10,12 +10,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import roc_curve
 
 # Okabe & Ito 2008
 LENS, OTHER, CONTROL, ACCENT = "#D55E00", "#0072B2", "#009E73", "#444444"
-RC = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "svg.hashsalt": "lensdata"}
+RC = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "svg.hashsalt": "lensdata",
+}
 
 
 def svg(figure: Figure) -> str:
@@ -47,7 +54,7 @@ def learning_curves(epochs: Sequence[dict[str, Any]], best_epoch: int) -> str:
     auc.set(xlabel="epoch", ylabel="validation AUC", title=f"Validation AUC, best epoch {best_epoch}")
     for axes in (loss, auc):
         axes.axvline(best_epoch, color=ACCENT, ls=":", lw=1)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return svg(figure)
 
 
@@ -65,7 +72,7 @@ def roc(label: Any, logit: Any, baseline: Any | None = None) -> str:
     for level in (1e-1, 1e-2, 1e-3, 1e-4):
         if level > 0.5 / n0:
             axes.axvline(level, color=ACCENT, ls=":", lw=0.7)
-    axes.set(xscale="log", xlim=(0.5 / n0, 1), ylim=(0, 1.02), xlabel="false-positive rate", ylabel="completeness (true-positive rate)",
+    axes.set(xscale="log", xlim=(0.5 / n0, 1), ylim=(0, 1.02), xlabel="false-positive rate", ylabel="completeness",
              title=f"ROC, {n1} lenses and {n0} others")  # fmt: skip
     axes.legend(frameon=False, loc="upper left")
     return svg(figure)
@@ -78,7 +85,9 @@ def score_histograms(groups: dict[str, Any]) -> str:
     for (name, scores), colour, style in zip(groups.items(), (LENS, OTHER, CONTROL), ("-", "-", "--"), strict=False):
         values = np.asarray(scores, float)
         counts, _ = np.histogram(values, edges)
-        axes.stairs(counts / max(1, len(values)), edges, color=colour, ls=style, lw=1.8, label=f"{name} (n = {len(values)})")
+        axes.stairs(
+            counts / max(1, len(values)), edges, color=colour, ls=style, lw=1.8, label=f"{name} (n = {len(values)})"
+        )
     axes.set(xlabel="score", ylabel="share of objects per bin", yscale="log", xlim=(0, 1), title="Scores, 25 bins")
     axes.legend(frameon=False)
     return svg(figure)
@@ -91,7 +100,15 @@ def reliability(bins: Sequence[dict[str, Any]], total: int) -> str:
     y = np.array([entry["observed"] for entry in bins])
     low, high = (np.array([entry[key] for entry in bins]) for key in ("low", "high"))
     axes.plot([0, 1], [0, 1], color=ACCENT, ls="--", lw=1, label="calibrated")
-    axes.errorbar(x, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="o", color=LENS, capsize=3, label="observed, 95% interval")
+    axes.errorbar(
+        x,
+        y,
+        yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)],
+        fmt="o",
+        color=LENS,
+        capsize=3,
+        label="observed, 95% interval",
+    )
     axes.set(xlabel="mean score of the bin", ylabel="observed fraction of lenses", xlim=(0, 1), ylim=(-0.02, 1.02),
              title=f"Reliability, {len(bins)} bins with members, n = {total}")  # fmt: skip
     axes.legend(frameon=False, loc="upper left")
@@ -106,11 +123,17 @@ def confusers(rates: Sequence[dict[str, Any]]) -> str:
         chosen = [entry for entry in rates if entry["rule"] == rule]
         y = np.array([names.index(entry["category"]) for entry in chosen]) + offset
         x, low, high = (np.array([entry[key] for entry in chosen]) for key in ("value", "low", "high"))
-        axes.errorbar(x, y, xerr=[np.maximum(x - low, 0), np.maximum(high - x, 0)], fmt="o", color=colour, capsize=3, label=rule)
+        axes.errorbar(
+            x, y, xerr=[np.maximum(x - low, 0), np.maximum(high - x, 0)], fmt="o", color=colour, capsize=3, label=rule
+        )
     members = {entry["category"]: entry["n_negative"] for entry in rates}
     axes.set_yticks(range(len(names)), [f"{name.replace('_', '-')} (n = {members[name]})" for name in names])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(xlabel="false-positive rate, 95% Jeffreys interval", xlim=(-0.01, None), title="False alarms by kind of negative")
+    axes.set(
+        xlabel="false-positive rate, 95% Jeffreys interval",
+        xlim=(-0.01, None),
+        title="False alarms by kind of negative",
+    )
     axes.legend(frameon=False, loc="best")
     return svg(figure)

@@ -53,9 +53,17 @@ def pictures(rows: pd.DataFrame, stamps: npt.NDArray[Any], unit: str) -> list[Pi
     for row, stamp in zip(rows.to_dict("records"), stamps, strict=True):
         name = row.get("lens_name") if isinstance(row.get("lens_name"), str) else str(row["cutout_id"])
         has_position = row.get("ra") is not None and np.isfinite(row.get("ra", np.nan))
-        kind = "lens" if row["label"] == 1 else f"not a lens{', ' + row['confuser'] if isinstance(row.get('confuser'), str) else ''}"
+        kind = (
+            "lens"
+            if row["label"] == 1
+            else f"not a lens{', ' + row['confuser'] if isinstance(row.get('confuser'), str) else ''}"
+        )
         position = f"{row['ra']:.4f} {row['dec']:+.4f}" if has_position else ""
-        link = f"https://www.legacysurvey.org/viewer?ra={row['ra']:.5f}&dec={row['dec']:.5f}&layer=ls-dr10&zoom=16" if has_position else None
+        link = (
+            f"https://www.legacysurvey.org/viewer?ra={row['ra']:.5f}&dec={row['dec']:.5f}&layer=ls-dr10&zoom=16"
+            if has_position
+            else None
+        )
         caption = " · ".join(part for part in (f"{row['score']:.3f}", name, position) if part)
         out.append(Picture(data_uri(to_rgb(stamp, unit)), f"{kind} {name}, score {row['score']:.3f}", caption, link))
     return out

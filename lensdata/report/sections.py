@@ -41,7 +41,9 @@ def drops(reports: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
 
 def sizes(manifest: pd.DataFrame) -> tuple[list[str], list[tuple[str, list[int]]]]:
     """Objects by stratum, and by split and label: (column names, rows)."""
-    cells = [(split, label) for split in ("train", "val", "test") for label in (1, 0) if (manifest["split"] == split).any()]
+    cells = [
+        (split, label) for split in ("train", "val", "test") for label in (1, 0) if (manifest["split"] == split).any()
+    ]
     names = [f"{split} {'lenses' if label else 'others'}" for split, label in cells]
     if "stratum" in manifest and manifest["stratum"].notna().any():
         strata = manifest["stratum"].fillna("outside the strata")

@@ -56,4 +56,6 @@ class SkyIndex:
         """All pairs of members within the radius, shape (n, 2), first index below the second."""
         if self._tree is None:
             return np.zeros((0, 2), np.int64)
-        return np.asarray(self._tree.query_pairs(chord(radius_arcsec), output_type="ndarray"), dtype=np.int64).reshape(-1, 2)
+        return np.asarray(self._tree.query_pairs(chord(radius_arcsec), output_type="ndarray"), dtype=np.int64).reshape(
+            -1, 2
+        )

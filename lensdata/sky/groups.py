@@ -10,7 +10,9 @@ from scipy.sparse.csgraph import connected_components
 from lensdata.sky.crossmatch import SkyIndex
 
 
-def group_ids(source_id: npt.ArrayLike, ra_deg: npt.ArrayLike, dec_deg: npt.ArrayLike, radius_arcsec: float) -> npt.NDArray[np.int64]:
+def group_ids(
+    source_id: npt.ArrayLike, ra_deg: npt.ArrayLike, dec_deg: npt.ArrayLike, radius_arcsec: float
+) -> npt.NDArray[np.int64]:
     """Smallest ``source_id`` of each object's group; objects within the radius are friends, groups are their closure."""
     ids = np.asarray(source_id, dtype=np.int64)
     if ids.size == 0:
@@ -20,4 +22,4 @@ def group_ids(source_id: npt.ArrayLike, ra_deg: npt.ArrayLike, dec_deg: npt.Arra
     _, component = connected_components(links, directed=False)
     smallest = np.full(component.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(smallest, component, ids)
-    return smallest[component]
+    return np.asarray(smallest[component])

@@ -24,7 +24,15 @@ KEYED = pa.schema(
         ("row_flags", pa.int32()), ("sample_key", pa.int64()),
     ]
 )  # fmt: skip
-CELLS = pa.schema([("cell", pa.int64()), ("source_id", pa.int64()), ("ra", pa.float64()), ("dec", pa.float64()), ("mag_r", pa.float64())])
+CELLS = pa.schema(
+    [
+        ("cell", pa.int64()),
+        ("source_id", pa.int64()),
+        ("ra", pa.float64()),
+        ("dec", pa.float64()),
+        ("mag_r", pa.float64()),
+    ]
+)
 
 
 def with_keys(pool: DataFrame, rules: Confusers, seed: int) -> DataFrame:
@@ -34,7 +42,9 @@ def with_keys(pool: DataFrame, rules: Confusers, seed: int) -> DataFrame:
     def keyed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             columns: dict[str, Any] = {
-                name: batch[name].to_numpy(zero_copy_only=False) for name in wanted if name not in ("source_id", "stratum")
+                name: batch[name].to_numpy(zero_copy_only=False)
+                for name in wanted
+                if name not in ("source_id", "stratum")
             }
             ids = batch["source_id"].to_numpy()
             yield pa.RecordBatch.from_arrays(
@@ -54,7 +64,9 @@ def close_pair_members(keyed: DataFrame, rule: MergerRule) -> DataFrame:
     The unit sphere's cube is cut into cells of 2'; a galaxy within the radius of a cell's wall is copied into the cell
     behind it, so that both members of every pair meet in one partition, whatever their right ascension or declination.
     """
-    cells = datasets.map_partitions(keyed.select("source_id", "ra", "dec", "mag_r"), _to_cells(rule.radius_arcsec), CELLS)
+    cells = datasets.map_partitions(
+        keyed.select("source_id", "ra", "dec", "mag_r"), _to_cells(rule.radius_arcsec), CELLS
+    )
     members = datasets.map_partitions(cells.repartition("cell"), _pairs(rule), pa.schema([("source_id", pa.int64())]))
     return members.distinct()
 
@@ -73,7 +85,9 @@ def _to_cells(radius_arcsec: float) -> Callable[[Iterator[pa.RecordBatch]], Iter
                 chosen = np.where(np.array(corner) == 1, high, low)[fresh] + (1 << 20)
                 rows.append(np.flatnonzero(fresh))
                 cells.append((chosen[:, 0] << 42) | (chosen[:, 1] << 21) | chosen[:, 2])
-            taken = pa.RecordBatch.from_arrays([batch[name] for name in ("source_id", "ra", "dec", "mag_r")], schema=CELLS.remove(0))
+            taken = pa.RecordBatch.from_arrays(
+                [batch[name] for name in ("source_id", "ra", "dec", "mag_r")], schema=CELLS.remove(0)
+            )
             copies = taken.take(pa.array(np.concatenate(rows)))
             yield pa.RecordBatch.from_arrays([pa.array(np.concatenate(cells)), *copies.columns], schema=CELLS)
 
@@ -98,4 +112,6 @@ def with_confusers(keyed: DataFrame, members: DataFrame) -> DataFrame:
     primary = F.lit(None).cast("string")
     for name in reversed(CATEGORIES):
         primary = F.when(F.col("confuser_flags").bitwiseAND(F.lit(BITS[name])) != 0, F.lit(name)).otherwise(primary)
-    return flagged.withColumn("confuser", primary).select("source_id", "stratum", "sample_key", "confuser_flags", "confuser")
+    return flagged.withColumn("confuser", primary).select(
+        "source_id", "stratum", "sample_key", "confuser_flags", "confuser"
+    )

@@ -30,7 +30,9 @@ def read_splits(splits: DataFrame, lenses: Lenses, config: ExtractPoolConfig, sc
     return splits.mapInArrow(_reader(lenses, config), schema)
 
 
-def _reader(lenses: Lenses, config: ExtractPoolConfig) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _reader(
+    lenses: Lenses, config: ExtractPoolConfig
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         index = SkyIndex(lenses["ra"], lenses["dec"])
         for batch in batches:
@@ -70,7 +72,9 @@ def _pool_rows(block: npt.NDArray[Any]) -> pa.RecordBatch:
     return _pass_rows("pool", columns | derived_columns(columns))
 
 
-def _lens_columns(nearest: npt.NDArray[np.int64], separation: npt.NDArray[np.float64], lenses: Lenses) -> dict[str, Any]:
+def _lens_columns(
+    nearest: npt.NDArray[np.int64], separation: npt.NDArray[np.float64], lenses: Lenses
+) -> dict[str, Any]:
     return {
         "lens_name": lenses["name"][nearest],
         "lens_ra": lenses["ra"][nearest],
@@ -90,7 +94,9 @@ def _excluded_rows(block: npt.NDArray[Any], nearest: Any, separation: Any, lense
     kept = {name: columns[name] for name in ("source_id", "ra", "dec")}
     lens = _lens_columns(nearest, separation, lenses)
     reason = np.full(len(block), NEAR_LENS)
-    return _pass_rows("rejected", kept | {"reason": reason, "lens_name": lens["lens_name"], "separation_arcsec": separation})
+    return _pass_rows(
+        "rejected", kept | {"reason": reason, "lens_name": lens["lens_name"], "separation_arcsec": separation}
+    )
 
 
 def _count_rows(name: str, first_row: int, counts: Counter[str]) -> pa.RecordBatch:

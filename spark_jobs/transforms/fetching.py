@@ -27,7 +27,13 @@ PART_COLUMNS = [column.name for column in (*REQUEST, *QUALITY)] + ["pixel_hash"]
 def layout(config: FetchCutoutsConfig) -> ImageLayout:
     """How the stamps of this configuration are stored."""
     shape = (config.size, config.size, len(config.bands))
-    return ImageLayout(shape=shape, dtype="float32", bands=tuple(config.bands), unit="nanomaggy", pixscale_arcsec=config.pixscale_arcsec)
+    return ImageLayout(
+        shape=shape,
+        dtype="float32",
+        bands=tuple(config.bands),
+        unit="nanomaggy",
+        pixscale_arcsec=config.pixscale_arcsec,
+    )
 
 
 def part_name(index: int) -> str:
@@ -35,7 +41,9 @@ def part_name(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
 
-def fetch_parts(config: FetchCutoutsConfig, folder: str, slots: int) -> Callable[[int, Iterator[Any]], Iterable[tuple[int, int, int, int]]]:
+def fetch_parts(
+    config: FetchCutoutsConfig, folder: str, slots: int
+) -> Callable[[int, Iterator[Any]], Iterable[tuple[int, int, int, int]]]:
     """The function of a task over groups ``(part index, [(cutout_id, source_id, ra, dec)])``.
 
     The job's rate is shared evenly over its ``slots`` tasks that can run at once, so their sum never exceeds it.

@@ -29,14 +29,20 @@ class Taken:
     taken: int
 
 
-def smallest_keys(frame: DataFrame, cell: list[str], wanted: dict[tuple[str, ...], int], available: dict[tuple[str, ...], int]) -> DataFrame:
+def smallest_keys(
+    frame: DataFrame, cell: list[str], wanted: dict[tuple[str, ...], int], available: dict[tuple[str, ...], int]
+) -> DataFrame:
     """The ``wanted`` rows with the smallest keys of each cell, with their ``rank`` from 1."""
     spark = frame.sparkSession
     limits = [
-        (*key, count, key_threshold(count, available[key])) for key, count in sorted(wanted.items()) if count > 0 and available.get(key, 0) > 0
+        (*key, count, key_threshold(count, available[key]))
+        for key, count in sorted(wanted.items())
+        if count > 0 and available.get(key, 0) > 0
     ]
     schema = ", ".join([*(f"{name} string" for name in cell), "_wanted long", "_limit long"])
-    limited = frame.join(F.broadcast(spark.createDataFrame(limits, schema)), cell, "inner").where("sample_key <= _limit")
+    limited = frame.join(F.broadcast(spark.createDataFrame(limits, schema)), cell, "inner").where(
+        "sample_key <= _limit"
+    )
     order = Window.partitionBy(*cell).orderBy("sample_key", "source_id")
     return limited.withColumn("rank", F.row_number().over(order)).where("rank <= _wanted").drop("_limit", "_wanted")
 
@@ -62,7 +68,10 @@ def draw(keyed: DataFrame, quotas: list[Quota]) -> tuple[DataFrame, list[Taken]]
     in_strata = keyed.where(F.col("stratum").isin([q.stratum for q in quotas]))
     available = counts(in_strata, ["stratum"])
     first = smallest_keys(in_strata, ["stratum"], {(q.stratum,): q.n1 for q in quotas}, available).persist()
-    reached = {row["stratum"]: int(row["key"]) for row in first.groupBy("stratum").agg(F.max("sample_key").alias("key")).collect()}
+    reached = {
+        row["stratum"]: int(row["key"])
+        for row in first.groupBy("stratum").agg(F.max("sample_key").alias("key")).collect()
+    }
     lines = _n1_lines(quotas, available, counts(first, ["stratum"]))
     second, second_lines = _draw_n2(in_strata, quotas, reached)
     columns = ["source_id", "confuser_flags", "confuser"]
@@ -72,7 +81,9 @@ def draw(keyed: DataFrame, quotas: list[Quota]) -> tuple[DataFrame, list[Taken]]
     return drawn, lines + second_lines
 
 
-def _n1_lines(quotas: list[Quota], available: dict[tuple[str, ...], int], taken: dict[tuple[str, ...], int]) -> list[Taken]:
+def _n1_lines(
+    quotas: list[Quota], available: dict[tuple[str, ...], int], taken: dict[tuple[str, ...], int]
+) -> list[Taken]:
     lines = []
     for q in quotas:
         there, got = available.get((q.stratum,), 0), taken.get((q.stratum,), 0)
@@ -82,7 +93,9 @@ def _n1_lines(quotas: list[Quota], available: dict[tuple[str, ...], int], taken:
     return lines
 
 
-def _draw_n2(in_strata: DataFrame, quotas: list[Quota], reached: dict[str, int]) -> tuple[DataFrame | None, list[Taken]]:
+def _draw_n2(
+    in_strata: DataFrame, quotas: list[Quota], reached: dict[str, int]
+) -> tuple[DataFrame | None, list[Taken]]:
     spark = in_strata.sparkSession
     cutoffs = [(q.stratum, reached.get(q.stratum, -(2**63)), q.stratum in reached) for q in quotas if q.n2 > 0]
     if not cutoffs:
@@ -99,9 +112,11 @@ def _draw_n2(in_strata: DataFrame, quotas: list[Quota], reached: dict[str, int])
     # up to n2 of each category are candidates: the share itself, then the rest by key over all categories
     candidates = smallest_keys(left, ["stratum", "confuser"], {cell: wanted[cell[0]] for cell in there}, there)
     share_rows = [(*cell, count) for cell, count in sorted(shares.items())]
-    shared = candidates.join(F.broadcast(spark.createDataFrame(share_rows or [("", "", 0)], "stratum string, confuser string, _share long")),
-                             ["stratum", "confuser"], "left")  # fmt: skip
-    rest = [(stratum, n2 - sum(v for (name, _), v in shares.items() if name == stratum)) for stratum, n2 in wanted.items()]
+    share_frame = spark.createDataFrame(share_rows, "stratum string, confuser string, _share long")
+    shared = candidates.join(F.broadcast(share_frame), ["stratum", "confuser"], "left")
+    rest = [
+        (stratum, n2 - sum(v for (name, _), v in shares.items() if name == stratum)) for stratum, n2 in wanted.items()
+    ]
     order = Window.partitionBy("stratum", "_extra").orderBy("sample_key", "source_id")
     chosen = (
         shared.withColumn("_extra", F.col("rank") > F.coalesce("_share", F.lit(0)))
@@ -114,15 +129,20 @@ def _draw_n2(in_strata: DataFrame, quotas: list[Quota], reached: dict[str, int])
 
 
 def _n2_lines(
-    quotas: list[Quota], there: dict[tuple[str, ...], int], taken: dict[tuple[str, ...], int], shares: dict[tuple[str, ...], int]
+    quotas: list[Quota],
+    there: dict[tuple[str, ...], int],
+    taken: dict[tuple[str, ...], int],
+    shares: dict[tuple[str, ...], int],
 ) -> list[Taken]:
     lines = []
     for q in quotas:
         cells = sorted(cell for cell in there if cell[0] == q.stratum)
         got = sum(taken.get(cell, 0) for cell in cells)
         if got != min(q.n2, sum(there[cell] for cell in cells)):
-            raise RuntimeError(f"stratum {q.stratum}: took {got} N2 rows of {q.n2}, available {sum(there[cell] for cell in cells)}")
+            raise RuntimeError(f"stratum {q.stratum}: took {got} N2 rows of {q.n2}")
         for cell in cells:
-            lines.append(Taken(q.stratum, N2, cell[1], q.positives, shares.get(cell, 0), there[cell], taken.get(cell, 0)))
+            lines.append(
+                Taken(q.stratum, N2, cell[1], q.positives, shares.get(cell, 0), there[cell], taken.get(cell, 0))
+            )
         lines.append(Taken(q.stratum, N2, None, q.positives, q.n2, sum(there[cell] for cell in cells), got))
     return lines

@@ -80,7 +80,10 @@ def test_the_sample_is_the_one_a_plain_sort_gives(chain):
     pool = read(chain / "pool", tables.POOL)
     positives = read(chain / "positives", tables.POSITIVES)
     negatives = read(chain / "negatives", tables.NEGATIVES)
-    flags = flags_without_merger({name: pool[name].to_numpy() for name in ("type", "flux_r", "sersic", "ellipticity", "gr", "mag_r", "shape_r")}, Confusers())
+    flags = flags_without_merger(
+        {name: pool[name].to_numpy() for name in ("type", "flux_r", "sersic", "ellipticity", "gr", "mag_r", "shape_r")},
+        Confusers(),
+    )
     flags |= close_pairs(*(pool[name].to_numpy() for name in ("ra", "dec", "mag_r")), 5.0, 1.0).astype(np.int32)
     expected = oracle_sample(pool.assign(confuser=primary(flags)), positives, 10)
     assert dict(zip(negatives["source_id"], negatives["pool"], strict=True)) == expected
@@ -114,13 +117,23 @@ def test_the_tables_do_not_depend_on_partitions_or_files(chain, sky, spark, tmp_
     before = spark.conf.get("spark.sql.shuffle.partitions")
     again = run_chain(sky, tmp_path, rows_per_split=1000)
     spark.conf.set("spark.sql.shuffle.partitions", 7)
-    argv = [f"inputs.pool={again}/pool", f"inputs.positives={again}/positives", "--output", f"{again}/seven", "ratio=10", "execution.shuffle_partitions=7"]
+    argv = [
+        f"inputs.pool={again}/pool",
+        f"inputs.positives={again}/positives",
+        "--output",
+        f"{again}/seven",
+        "ratio=10",
+        "execution.shuffle_partitions=7",
+    ]
     assert sample_negatives.main(argv) == 0
     spark.conf.set("spark.sql.shuffle.partitions", before)
     for name in ("pool", "pool/near_lenses", "pool/rejected", "positives", "negatives", "sample"):
         contents = [json.loads((folder / name / "_table.json").read_text())["content"] for folder in (chain, again)]
         assert contents[0] == contents[1], name
-    assert json.loads((again / "seven" / "_table.json").read_text())["content"] == json.loads((again / "negatives" / "_table.json").read_text())["content"]
+    assert (
+        json.loads((again / "seven" / "_table.json").read_text())["content"]
+        == json.loads((again / "negatives" / "_table.json").read_text())["content"]
+    )
 
 
 def test_close_pairs_are_found_across_cells_and_partitions(spark):
@@ -132,9 +145,11 @@ def test_close_pairs_are_found_across_cells_and_partitions(spark):
     ra = np.concatenate([rng.uniform(0, 0.3, rows), rng.uniform(359.7, 360, rows), rng.uniform(0, 360, rows)])
     dec = np.concatenate([rng.uniform(-0.2, 0.2, 2 * rows), rng.uniform(89.8, 90, rows)])
     frame = pd.DataFrame({"source_id": np.arange(len(ra)), "ra": ra, "dec": dec, "mag_r": rng.uniform(18, 20, len(ra))})
-    found = {row.source_id for row in close_pair_members(spark.createDataFrame(frame).repartition(5), MergerRule()).collect()}
-    from astropy.coordinates import SkyCoord, search_around_sky
+    found = {
+        row.source_id for row in close_pair_members(spark.createDataFrame(frame).repartition(5), MergerRule()).collect()
+    }
     from astropy import units as u
+    from astropy.coordinates import SkyCoord, search_around_sky
 
     sky = SkyCoord(ra, dec, unit="deg")
     one, two, _, _ = search_around_sky(sky, sky, 5 * u.arcsec)
@@ -172,8 +187,21 @@ def test_validation_passes_on_the_sample_and_fails_on_a_moved_object(chain, spar
         (extract_pool, ["inputs.sweeps={old}", "inputs.lenses=lenscat"], "column MASKBITS is missing"),
         (sample_negatives, ["inputs.pool={chain}/pool", "inputs.positives={chain}/positives", "ratio=-1"], "ratio"),
         (sample_negatives, ["inputs.pool={chain}/pool", "inputs.positives={chain}/none"], "does not exist"),
-        (assign_splits, ["inputs.positives={chain}/positives", "inputs.negatives={chain}/negatives", "train_fraction=0.9", "val_fraction=0.2"], "leave room for test"),
-        (match_positives, ["inputs.near_lenses={chain}/pool/near_lenses", "inputs.lenses=lenscat", "name_contains=XYZZY"], "contains 'XYZZY'"),
+        (
+            assign_splits,
+            [
+                "inputs.positives={chain}/positives",
+                "inputs.negatives={chain}/negatives",
+                "train_fraction=0.9",
+                "val_fraction=0.2",
+            ],
+            "leave room for test",
+        ),
+        (
+            match_positives,
+            ["inputs.near_lenses={chain}/pool/near_lenses", "inputs.lenses=lenscat", "name_contains=XYZZY"],
+            "contains 'XYZZY'",
+        ),
     ],
 )
 def test_wrong_inputs_get_one_sentence_and_exit_2(job, arguments, sentence, chain, tmp_path, capsys):

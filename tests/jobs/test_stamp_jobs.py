@@ -21,7 +21,14 @@ from spark_jobs import build_manifests, fetch_cutouts, validate_catalogue
 from tests.jobs.conftest import run_chain
 
 TINY = Path(__file__).parents[2] / "configs" / "simulation" / "tiny.yaml"
-FAULTS = {"rate_503": 0.05, "rate_reset": 0.03, "rate_truncated": 0.03, "rate_429": 0.02, "retry_after_s": 0.2, "permanent_500": 0.02}
+FAULTS = {
+    "rate_503": 0.05,
+    "rate_reset": 0.03,
+    "rate_truncated": 0.03,
+    "rate_429": 0.02,
+    "retry_after_s": 0.2,
+    "permanent_500": 0.02,
+}
 
 
 class Sky:
@@ -43,7 +50,9 @@ class Sky:
 @pytest.fixture(scope="module")
 def tiny(spark, tmp_path_factory):
     sky = Sky(tmp_path_factory.mktemp("tiny"))
-    assert survey_job.main(["--config", str(TINY), "--output", str(sky.folder / "survey"), "inputs.lenses=lenscat"]) == 0
+    assert (
+        survey_job.main(["--config", str(TINY), "--output", str(sky.folder / "survey"), "inputs.lenses=lenscat"]) == 0
+    )
     from types import SimpleNamespace
 
     run_chain(SimpleNamespace(sweeps=sky.folder / "survey" / "sweeps", lens_csv="lenscat"), sky.folder, ratio=5)
@@ -51,8 +60,17 @@ def tiny(spark, tmp_path_factory):
 
 
 def fetch_argv(sky, server, output, *more):
-    return [f"inputs.sample={sky.folder}/sample", "--output", str(output), f"service.url={server.url}/viewer/fits-cutout",
-            "service.requests_per_second=2000", "service.backoff_s=0.01", "service.max_attempts=20", "execution.stamps_per_part=32", *more]  # fmt: skip
+    return [
+        f"inputs.sample={sky.folder}/sample",
+        "--output",
+        str(output),
+        f"service.url={server.url}/viewer/fits-cutout",
+        "service.requests_per_second=2000",
+        "service.backoff_s=0.01",
+        "service.max_attempts=20",
+        "execution.stamps_per_part=32",
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +84,14 @@ def fetched(tiny):
 
 @pytest.fixture(scope="module")
 def built(tiny, fetched):
-    argv = [f"inputs.sample={tiny.folder}/sample", f"inputs.cutouts={fetched}", "--output", str(tiny.folder / "built"),
-            "row_group_stamps=16", "execution.shard_bytes=4194304"]  # fmt: skip
+    argv = [
+        f"inputs.sample={tiny.folder}/sample",
+        f"inputs.cutouts={fetched}",
+        "--output",
+        str(tiny.folder / "built"),
+        "row_group_stamps=16",
+        "execution.shard_bytes=4194304",
+    ]
     assert build_manifests.main(argv) == 0
     return tiny.folder / "built"
 
@@ -98,7 +122,14 @@ def test_stored_pixels_are_those_the_server_renders(tiny, fetched):
     stamps, rows = shard.read_group(0), shard.read_rows(0).to_pylist()
     for stamp, row in list(zip(stamps, rows, strict=True))[:5]:
         source = sample.loc[row["source_id"]]
-        query = {"ra": f"{source['ra']:.7f}", "dec": f"{source['dec']:.7f}", "layer": "ls-dr10", "size": "101", "bands": "grz", "pixscale": "0.262"}
+        query = {
+            "ra": f"{source['ra']:.7f}",
+            "dec": f"{source['dec']:.7f}",
+            "layer": "ls-dr10",
+            "size": "101",
+            "bands": "grz",
+            "pixscale": "0.262",
+        }
         request: CutoutRequest = parse_query(query)
         assert np.array_equal(stamp, np.moveaxis(cutout_pixels(renderer, request), 0, -1))
         assert row["pixel_hash"] == pixel_hash(stamp)
@@ -143,7 +174,10 @@ def test_the_row_named_by_the_manifest_holds_the_pixels_of_the_ledger(built, fet
 
 
 def test_parity_merges_test_into_val_and_audit_weighs_tiers(built):
-    audit, parity = (read_manifest(str(built / name)).table.to_pandas().set_index("cutout_id") for name in ("audit_70_15_15", "parity_70_30"))
+    audit, parity = (
+        read_manifest(str(built / name)).table.to_pandas().set_index("cutout_id")
+        for name in ("audit_70_15_15", "parity_70_30")
+    )
     assert set(parity["split"]) == {"train", "val"}
     assert (parity["sample_weight"] == 1).all()
     assert (parity["split"] == audit["split"].replace("test", "val").loc[parity.index]).all()
@@ -165,15 +199,28 @@ def test_controls_have_keys_of_their_own_and_other_pixels(tiny, spark, built):
     server.shutdown()
     server.server_close()
     out = tiny.folder / "control_manifest"
-    assert build_manifests.main([f"inputs.sample={tiny.folder}/sample", f"inputs.cutouts={tiny.folder}/controls", "--output", str(out),
-                                 "kind=control", "manifests=[audit_70_15_15]"]) == 0  # fmt: skip
+    assert (
+        build_manifests.main(
+            [
+                f"inputs.sample={tiny.folder}/sample",
+                f"inputs.cutouts={tiny.folder}/controls",
+                "--output",
+                str(out),
+                "kind=control",
+                "manifests=[audit_70_15_15]",
+            ]
+        )
+        == 0
+    )
     controls = read_manifest(str(out / "audit_70_15_15"))
     plain = read_manifest(str(built / "audit_70_15_15"))
     ids = {int(source): place for place, source in enumerate(plain.column("source_id"))}
     assert (controls.column("label") == 1).all()
     assert np.array_equal(controls.column("cutout_id"), cutout_id(controls.column("source_id"), "control"))
     with_arcs, without = plain.stamps(), controls.stamps()
-    both = [(place, ids[int(source)]) for place, source in enumerate(controls.column("source_id")) if int(source) in ids]
+    both = [
+        (place, ids[int(source)]) for place, source in enumerate(controls.column("source_id")) if int(source) in ids
+    ]
     brighter = [float((with_arcs[j] - without[i]).sum()) for i, j in both]
     assert len(both) > 20
     assert np.median(brighter) > 1.0  # the arcs: more light, never less
@@ -181,7 +228,13 @@ def test_controls_have_keys_of_their_own_and_other_pixels(tiny, spark, built):
 
 
 def test_validation_covers_the_manifests(tiny, built, tmp_path):
-    argv = [f"inputs.sample={tiny.folder}/sample", f"inputs.quotas={tiny.folder}/negatives/quotas", f"inputs.manifests={built}", "--output", str(tmp_path / "v")]
+    argv = [
+        f"inputs.sample={tiny.folder}/sample",
+        f"inputs.quotas={tiny.folder}/negatives/quotas",
+        f"inputs.manifests={built}",
+        "--output",
+        str(tmp_path / "v"),
+    ]
     assert validate_catalogue.main(argv) == 0
     names = [check["name"] for check in storage.read_json(str(tmp_path / "v" / "validation.json"))["checks"]]
     assert "audit_70_15_15: no null stamp reference" in names

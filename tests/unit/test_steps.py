@@ -142,8 +142,8 @@ def test_a_folder_with_other_files_is_not_written_into(tmp_path, numbers, capsys
 
 
 def test_an_input_table_is_known_by_its_rows_not_by_its_files(tmp_path):
-    table = pa.table({"stratum": ["a", "b"], "pool": ["N1", "N1"], "confuser": [None, None], **dict.fromkeys(tables.QUOTAS.names[3:], [1, 2])},
-                     schema=tables.QUOTAS.schema)  # fmt: skip
+    rows = {"stratum": ["a", "b"], "pool": ["N1", "N1"], "confuser": [None, None]}
+    table = pa.table(rows | {name: [1, 2] for name in tables.QUOTAS.names[3:]}, schema=tables.QUOTAS.schema)
     tables.write_table(table, str(tmp_path / "one"), tables.QUOTAS)
     tables.write_table(table.take([1, 0]), str(tmp_path / "two"), tables.QUOTAS)
     assert steps.input_identity(str(tmp_path / "one")) == steps.input_identity(str(tmp_path / "two"))

@@ -13,7 +13,8 @@ from lensdata import tables
 from lensdata.errors import InputError
 
 ROWS = st.lists(
-    st.tuples(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=True) | st.none(), st.text(max_size=5) | st.none()), max_size=30
+    st.tuples(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=True) | st.none(), st.text(max_size=5) | st.none()),
+    max_size=30,
 )
 SCHEMA = pa.schema([("i", pa.int64()), ("f", pa.float64()), ("t", pa.string())])
 
@@ -56,7 +57,9 @@ def test_a_repeated_key_is_refused():
     table = pa.table({"stratum": ["a"]})
     with pytest.raises(InputError, match="'pool' of table quotas is missing"):
         tables.validate(table, tables.QUOTAS)
-    rows = {column.name: pa.nulls(2, column.type) for column in tables.LEDGER.columns} | {"cutout_id": pa.array([5, 5], pa.int64())}
+    rows = {column.name: pa.nulls(2, column.type) for column in tables.LEDGER.columns} | {
+        "cutout_id": pa.array([5, 5], pa.int64())
+    }
     with pytest.raises(InputError, match="'cutout_id' of table ledger repeats in 1 rows"):
         tables.validate(pa.table(rows), tables.LEDGER)
 
@@ -71,7 +74,12 @@ def test_a_folder_without_success_is_refused(tmp_path):
 
 
 def test_written_tables_read_back_with_units_declared(tmp_path):
-    rows = {"stratum": ["SER/3-5"], "pool": ["N1"], "confuser": [None], **dict.fromkeys(tables.QUOTAS.names[3:], [1])}
+    rows = {
+        "stratum": ["SER/3-5"],
+        "pool": ["N1"],
+        "confuser": [None],
+        **{name: [1] for name in tables.QUOTAS.names[3:]},
+    }
     count, content = tables.write_table(pa.table(rows, schema=tables.QUOTAS.schema), str(tmp_path / "q"), tables.QUOTAS)
     back = tables.read_table(str(tmp_path / "q"), tables.QUOTAS)
     assert count == back.num_rows == 1

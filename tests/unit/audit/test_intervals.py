@@ -31,9 +31,13 @@ def test_metrics_from_gap_counts_are_those_of_scikit_learn(data, level):
     assert counts.n_positive == label.sum()
     assert counts.n_negative == (~label).sum()
     assert intervals.auc(counts.positives, counts.negatives) == pytest.approx(roc_auc_score(label, score), abs=1e-12)
-    assert intervals.average_precision(counts.positives, counts.negatives) == pytest.approx(average_precision_score(label, score), abs=1e-12)
-    fpr, tpr, thresholds = roc_curve(label, score, drop_intermediate=False)
-    assert intervals.tpr_at_fpr(counts.positives, counts.negatives, level) == pytest.approx(tpr[fpr <= level + 1e-12].max(), abs=1e-12)
+    assert intervals.average_precision(counts.positives, counts.negatives) == pytest.approx(
+        average_precision_score(label, score), abs=1e-12
+    )
+    fpr, tpr, _ = roc_curve(label, score, drop_intermediate=False)
+    assert intervals.tpr_at_fpr(counts.positives, counts.negatives, level) == pytest.approx(
+        tpr[fpr <= level + 1e-12].max(), abs=1e-12
+    )
     threshold = intervals.threshold_at_fpr(counts, level)
     assert (score[~label] >= threshold).mean() <= level + 1e-12
     assert (score[label] >= threshold).mean() == pytest.approx(tpr[fpr <= level + 1e-12].max(), abs=1e-12)

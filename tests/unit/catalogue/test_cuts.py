@@ -7,10 +7,9 @@ import pytest
 
 from lensdata.catalogue import strata, sweeps
 from lensdata.catalogue.cuts import REASONS, apply_cuts
-from lensdata.config.catalogue import Cuts, Footprint
-from lensdata.errors import InputError
 from lensdata.config.base import load_config
-from lensdata.config.catalogue import ExtractPoolConfig
+from lensdata.config.catalogue import Cuts, ExtractPoolConfig, Footprint
+from lensdata.errors import InputError
 from tests.sweeps import galaxies, write_sweep
 
 VIOLATIONS = {
@@ -75,7 +74,11 @@ def test_dereddening_lets_a_reddened_galaxy_in(tmp_path):
 
 def test_a_custom_footprint_needs_ordered_limits():
     with pytest.raises(InputError, match="dec_min_deg < dec_max_deg"):
-        load_config(ExtractPoolConfig, None, ["cuts.footprint.name=custom", "cuts.footprint.dec_min_deg=5", "cuts.footprint.dec_max_deg=1"])
+        load_config(
+            ExtractPoolConfig,
+            None,
+            ["cuts.footprint.name=custom", "cuts.footprint.dec_min_deg=5", "cuts.footprint.dec_max_deg=1"],
+        )
 
 
 def test_depth_magnitude_matches_the_definition():
@@ -84,11 +87,18 @@ def test_depth_magnitude_matches_the_definition():
     assert np.isnan(strata.depth_magnitude(0.0))
 
 
-@pytest.mark.parametrize(("nobs", "name"), [(0, "none"), (1, "1-2"), (2, "1-2"), (3, "3-5"), (5, "3-5"), (6, "6-10"), (10, "6-10"), (11, "11+"), (99, "11+")])
+@pytest.mark.parametrize(
+    ("nobs", "name"),
+    [(0, "none"), (1, "1-2"), (2, "1-2"), (3, "3-5"), (5, "3-5"), (6, "6-10"), (10, "6-10"), (11, "11+"), (99, "11+")],
+)
 def test_exposure_bins(nobs, name):
     assert strata.nobs_bin([nobs])[0] == name
 
 
 def test_strata_are_nine_and_others_have_none():
     assert len(strata.STRATA) == 9
-    assert strata.stratum(np.array(["SER", "EXP", "DEV"]), np.array(["3-5", "3-5", "1-2"])).tolist() == ["SER/3-5", None, None]
+    assert strata.stratum(np.array(["SER", "EXP", "DEV"]), np.array(["3-5", "3-5", "1-2"])).tolist() == [
+        "SER/3-5",
+        None,
+        None,
+    ]

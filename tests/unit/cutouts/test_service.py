@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from email.utils import format_datetime
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from io import BytesIO
 from urllib.parse import parse_qs, urlparse
 
@@ -61,13 +61,25 @@ def test_an_http_200_is_not_believed(body, reason, permanent):
 
 def test_the_layer_and_the_grid_are_always_sent():
     query = parse_qs(urlparse(REQUEST.url("http://x/y")).query)
-    assert query == {"ra": ["10.0000000"], "dec": ["-5.0000000"], "layer": ["ls-dr10"], "pixscale": ["0.262"], "bands": ["grz"], "size": ["101"]}
+    assert query == {
+        "ra": ["10.0000000"],
+        "dec": ["-5.0000000"],
+        "layer": ["ls-dr10"],
+        "pixscale": ["0.262"],
+        "bands": ["grz"],
+        "size": ["101"],
+    }
 
 
 def test_the_request_hash_sees_every_field_that_changes_pixels():
     base = FetchCutoutsConfig()
-    variants = [base.model_copy(update=change) for change in ({"layer": "ls-dr9"}, {"size": 64}, {"bands": "gr"}, {"pixscale_arcsec": 0.3})]
-    hashes = {make_request(7, 7, 10.0, -5.0, config).hash for config in [base, *variants]} | {make_request(7, 7, 10.001, -5.0, base).hash}
+    variants = [
+        base.model_copy(update=change)
+        for change in ({"layer": "ls-dr9"}, {"size": 64}, {"bands": "gr"}, {"pixscale_arcsec": 0.3})
+    ]
+    hashes = {make_request(7, 7, 10.0, -5.0, config).hash for config in [base, *variants]} | {
+        make_request(7, 7, 10.001, -5.0, base).hash
+    }
     assert len(hashes) == 6
 
 
