@@ -211,7 +211,7 @@ def _run_step(
     offset = log.stat().st_size if log.exists() else 0
     screen.begin(index, step.name)
     process = processes.start(
-        command, log, keep_open=(lock,), environment={"PYSPARK_PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"}
+        command, log, keep_open=(lock,), environment=environment(step) | {"PYTHONUNBUFFERED": "1"}
     )
     try:
         code = processes.follow(process, log, offset, screen.update)
@@ -278,7 +278,13 @@ def describe(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
             note = {"done": "# done, would be skipped\n", "resume": "# would go on\n"}.get(now, "")
         except InputError as error:  # inputs that an earlier step has yet to write are no error here
             note, force = ("" if "does not exist" in str(error) else f"# refused: {error}\n"), False
-        yield step.name, note + shlex.join(pipeline.command(step, force=force))
+        settings = " ".join(f"{key}={shlex.quote(value)}" for key, value in environment(step).items())
+        yield step.name, note + " ".join(filter(None, [settings, shlex.join(pipeline.command(step, force=force))]))
+
+
+def environment(step: StepEntry) -> dict[str, str]:
+    """What a step needs in its environment: Spark runs the Python that it is told, not the one of its own process."""
+    return {"PYSPARK_PYTHON": sys.executable} if jobs.find(step.run).engine == "spark" else {}
 
 
 def headline(pipeline: Pipeline) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from lensdata.jobs import JOBS
 from lensdata.steps import JobRun, Outcome, progress, run_job
 from spark_jobs import datasets
 from spark_jobs.session import build_session
-from spark_jobs.transforms.extraction import PASS_SCHEMA, Lenses, drop_duplicate_sources, read_splits
+from spark_jobs.transforms.extraction import PASS_SCHEMA, Lenses, drop_duplicate_sources, keep_first, read_splits
 
 JOB = JOBS["extract_pool"]
 
@@ -37,14 +37,16 @@ def extract_pool(run: JobRun) -> Outcome:
     progress(0, len(ranges), "row ranges")
     spark = build_session(JOB.name, run.config.execution.shuffle_partitions)
     schema = datasets.spark_schema(PASS_SCHEMA)
-    splits = spark.createDataFrame(
-        spark.sparkContext.parallelize(ranges, len(ranges)), "uri string, first_row long, num_rows long"
-    )
+    # A task reads one range of a large file, or the ranges of many small ones: a task of its own costs more than they do.
+    rows = sum(num_rows for _, _, num_rows in ranges)
+    tasks = max(spark.sparkContext.defaultParallelism, -(-rows // run.config.execution.rows_per_split))
+    planned = spark.sparkContext.parallelize(ranges, min(tasks, len(ranges)))
+    splits = spark.createDataFrame(planned, "uri string, first_row long, num_rows long")
     stage = run.path("_stage")
     # Read once, write once: the tables of this pass are then taken apart without opening a sweep again.
     read_splits(splits, lenses, run.config, schema).write.partitionBy("kind").parquet(stage)
     progress(len(ranges), len(ranges), "row ranges")
-    outcome = _write_tables(spark, spark.read.schema(schema).parquet(stage), run, sum(r[2] for r in ranges))
+    outcome = _write_tables(spark, spark.read.schema(schema).parquet(stage), run, rows)
     storage.remove(stage)
     return outcome
 
@@ -72,8 +74,8 @@ def _write_tables(spark: SparkSession, rows: DataFrame, run: JobRun, rows_read: 
     if sum(reasons.values()) != rows_read:
         raise RuntimeError(f"rows per reason add up to {sum(reasons.values())}, the files hold {rows_read}")
     datasets.write(of("sweep_splits").coalesce(1), run.path("sweep_splits"), tables.SWEEP_SPLITS)
-    near, _ = datasets.write(drop_duplicate_sources(of("near_lenses")), run.path("near_lenses"), tables.NEAR_LENSES)
-    rejected, _ = datasets.write(drop_duplicate_sources(of("rejected")), run.path("rejected"), tables.REJECTED)
+    near, _ = datasets.write(keep_first(of("near_lenses")), run.path("near_lenses"), tables.NEAR_LENSES)
+    rejected, _ = datasets.write(keep_first(of("rejected")), run.path("rejected"), tables.REJECTED)
     kept, content = datasets.write(drop_duplicate_sources(of("pool")), run.output, tables.POOL)
     report: dict[str, Any] = {
         "rows_read": rows_read,

@@ -22,7 +22,12 @@ def spark() -> Iterator[Any]:
     from spark_jobs.session import SETTINGS
 
     builder = SparkSession.builder.master("local[2]").appName("tests")
-    more = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.memory": "2g", "spark.sql.shuffle.partitions": "2"}
+    more = {
+        "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "2g",
+        "spark.sql.shuffle.partitions": "2",
+    }
     for key, value in (SETTINGS | more).items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()

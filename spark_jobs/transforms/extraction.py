@@ -17,7 +17,7 @@ from lensdata.catalogue.sources import derived_columns, source_columns, to_arrow
 from lensdata.catalogue.sweeps import open_sweep, read_blocks
 from lensdata.config.catalogue import ExtractPoolConfig
 from lensdata.sky.crossmatch import SkyIndex
-from lensdata.tables import NEAR_LENSES, POOL, REJECTED, SWEEP_SPLITS
+from lensdata.tables import NEAR_LENSES, REJECTED, SWEEP_SPLITS
 
 # One row of the pass is a row of the table named by `kind`; columns of the other tables are null.
 _FIELDS = {field.name: field for spec in (NEAR_LENSES, REJECTED, SWEEP_SPLITS) for field in spec.schema}
@@ -117,17 +117,18 @@ def _pass_rows(kind: str, columns: dict[str, Any]) -> pa.RecordBatch:
     return to_arrow({"kind": np.full(rows, kind), **columns}, PASS_SCHEMA)
 
 
-def drop_duplicate_sources(frame: DataFrame) -> DataFrame:
-    """One row per ``source_id``: sources on a box edge can stand in two sweep files.
-
-    Only ids are shuffled to find the few that repeat; of those, which row stays does not depend on the order of files.
-    """
-    repeated = frame.groupBy("source_id").count().where("count > 1").select("source_id")
+def keep_first(frame: DataFrame) -> DataFrame:
+    """One row per ``source_id``, the same whatever the order of files."""
     order = [F.col("ra"), F.col("dec"), F.xxhash64(*[F.col(name) for name in frame.columns])]
     rank = F.row_number().over(Window.partitionBy("source_id").orderBy(*order))
-    twice = frame.join(F.broadcast(repeated), "source_id", "left_semi").withColumn("_rank", rank)
-    once = frame.join(F.broadcast(repeated), "source_id", "left_anti")
-    return once.select(*frame.columns).unionByName(twice.where("_rank = 1").select(*frame.columns))
+    return frame.withColumn("_rank", rank).where("_rank = 1").drop("_rank")
 
 
-POOL_COLUMNS = POOL.names
+def drop_duplicate_sources(frame: DataFrame) -> DataFrame:
+    """`keep_first` for the pool: sources on a box edge can stand in two sweep files.
+
+    Only ids are shuffled to find the few that repeat; the rows of the others stay where they are.
+    """
+    repeated = F.broadcast(frame.groupBy("source_id").count().where("count > 1").select("source_id"))
+    once = frame.join(repeated, "source_id", "left_anti").select(*frame.columns)
+    return once.unionByName(keep_first(frame.join(repeated, "source_id", "left_semi").select(*frame.columns)))

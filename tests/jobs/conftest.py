@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spark_jobs import assign_splits, extract_pool, match_positives, sample_negatives
+from lensdata.config.simulation import FaultsConfig
+from lensdata.simulation import survey as survey_job
+from lensdata.simulation.server import Service, SimulationServer
+from spark_jobs import (
+    assign_splits,
+    build_manifests,
+    extract_pool,
+    fetch_cutouts,
+    match_positives,
+    sample_negatives,
+)
 from tests.sweeps import galaxies, write_sweep
 
 LENSES = 60
@@ -87,3 +99,77 @@ def sky(tmp_path_factory) -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def chain(sky, spark, tmp_path_factory) -> Path:
     return run_chain(sky, tmp_path_factory.mktemp("chain"))
+
+
+TINY = Path(__file__).parents[2] / "configs" / "simulation" / "tiny.yaml"
+FAULTS = {
+    "rate_503": 0.05,
+    "rate_reset": 0.03,
+    "rate_truncated": 0.03,
+    "rate_429": 0.02,
+    "retry_after_s": 0.2,
+    "permanent_500": 0.02,
+}
+
+
+class Sky:
+    """A survey on disk and servers of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "access.jsonl"
+
+    def serve(self, **faults):
+        server = SimulationServer(Service(str(self.folder / "survey")), FaultsConfig(**faults), access_log=self.log)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return server
+
+    def requests(self):
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def tiny(spark, tmp_path_factory):
+    sky = Sky(tmp_path_factory.mktemp("tiny"))
+    assert (
+        survey_job.main(["--config", str(TINY), "--output", str(sky.folder / "survey"), "inputs.lenses=lenscat"]) == 0
+    )
+    run_chain(SimpleNamespace(sweeps=sky.folder / "survey" / "sweeps", lens_csv="lenscat"), sky.folder, ratio=5)
+    return sky
+
+
+def fetch_argv(sky, server, output, *more):
+    return [
+        f"inputs.sample={sky.folder}/sample",
+        "--output",
+        str(output),
+        f"service.url={server.url}/viewer/fits-cutout",
+        "service.requests_per_second=2000",
+        "service.backoff_s=0.01",
+        "service.max_attempts=20",
+        "execution.stamps_per_part=32",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="session")
+def fetched(tiny):
+    server = tiny.serve(**FAULTS)
+    assert fetch_cutouts.main(fetch_argv(tiny, server, tiny.folder / "cutouts")) == 0
+    server.shutdown()
+    server.server_close()
+    return tiny.folder / "cutouts"
+
+
+@pytest.fixture(scope="session")
+def built(tiny, fetched):
+    argv = [
+        f"inputs.sample={tiny.folder}/sample",
+        f"inputs.cutouts={fetched}",
+        "--output",
+        str(tiny.folder / "built"),
+        "row_group_stamps=16",
+        "execution.shard_bytes=4194304",
+    ]
+    assert build_manifests.main(argv) == 0
+    return tiny.folder / "built"

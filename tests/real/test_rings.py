@@ -19,7 +19,7 @@ from ray_train import train
 
 REAL = os.environ.get("LENSDATA_REAL_DATA", "")
 RINGS = Path(REAL, "galaxyzoo_decals_rgb", "rings_101.npz")
-CONFIG = Path(train.__file__).parents[1] / "configs" / "training" / "rings.yaml"
+CONFIGS = Path(train.__file__).parents[1] / "configs" / "training"
 NUM_FOLDS = 5
 
 pytestmark = pytest.mark.skipif(not REAL or not RINGS.exists(), reason="LENSDATA_REAL_DATA is not set")
@@ -28,14 +28,15 @@ pytestmark = pytest.mark.skipif(not REAL or not RINGS.exists(), reason="LENSDATA
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
     output = tmp_path_factory.mktemp("rings")
-    settings = [
+    line = [
+        "--config",
+        str(CONFIGS / "rings_import.yaml"),
+        "--output",
+        str(output),
+        "--force",
         f"inputs.stamps={RINGS}",
-        "label_key=ring",
-        "unit=rgb8",
-        "bands=[red,green,blue]",
-        f"num_folds={NUM_FOLDS}",
     ]
-    assert importing.main(["--output", str(output), "--force", *settings]) == 0
+    assert importing.main(line) == 0
     return str(output / "manifest")
 
 
@@ -56,7 +57,13 @@ def test_rings_are_told_from_other_galaxies(
     """Every picture is scored by a network that never saw it."""
     labels, logits, folds = [], [], []
     for fold in range(NUM_FOLDS):
-        line = ["--config", str(CONFIG), "--output", str(tmp_path / str(fold)), f"inputs.manifest={manifest}"]
+        line = [
+            "--config",
+            str(CONFIGS / "rings.yaml"),
+            "--output",
+            str(tmp_path / str(fold)),
+            f"inputs.manifest={manifest}",
+        ]
         assert train.main([*line, f"data.held_out_fold={fold}"]) == 0
         scores = tables.read_table(str(tmp_path / str(fold) / "scores"), tables.SCORES).to_pandas()
         test = scores[scores["split"] == "test"]

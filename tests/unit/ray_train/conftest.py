@@ -1,0 +1,73 @@
+"""Small recipes, networks and stamps for the loop's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ray_train.core.images import ImageRecipe
+from ray_train.core.recipe import Recipe
+from ray_train.core.schedule import Schedule
+
+RECIPE = Recipe(
+    seed=7, epochs=2, images=ImageRecipe(normalisation="identity", crop=None), augment="d4", shuffle_rows=24,
+    micro_batch=4, accumulation=3, drop_last=False, evaluation_batch=16, optimizer="adamw", lr=1e-3,
+    weight_decay=1e-4, momentum=0.9,
+    schedule=Schedule(
+        name="cosine", lr_step_epoch=1, lr_step_factor=0.5, t_0=1, t_mult=2, eta_min=1e-6, warmup_epochs=0
+    ),
+    weighted=False, label_smoothing=0.0, clip_norm=0.0, precision="fp32", frozen_stem_epochs=0, patience=0,
+    min_delta=0.0, stop_monitor="val_loss", best_monitor="val_auc", keep_every=10,
+)  # fmt: skip
+
+
+@pytest.fixture
+def recipe() -> Callable[..., Recipe]:
+    """A recipe with some values changed."""
+    return lambda **changes: replace(RECIPE, **changes)
+
+
+def _arcs(count: int, seed: int, size: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Noise, and a bright bar in every third stamp; the bar is what can be learned."""
+    random = np.random.default_rng(seed)
+    images = random.normal(size=(count, size, size, 3)).astype(np.float32)
+    labels = (np.arange(count) % 3 == 0).astype(np.int8)
+    images[labels == 1, size // 2 - 3 : size // 2 + 4, size // 2 + 3] += 2
+    return images, labels
+
+
+@pytest.fixture
+def arcs() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Stamps (n, size, size, 3) and labels that a small network can learn."""
+    return _arcs
+
+
+@pytest.fixture
+def arc_manifest(tmp_path: Path) -> Callable[..., str]:
+    """Imports such stamps and returns the manifest's folder."""
+
+    def make(count: int = 60, size: int = 16, **settings: Any) -> str:
+        from lensdata.shards import importing
+
+        images, labels = _arcs(count, seed=1, size=size)
+        np.savez(tmp_path / "arcs.npz", images=images, label=labels)
+        options = [f"{key}={value}" for key, value in ({"unit": "other"} | settings).items()]
+        assert (
+            importing.main(["--output", str(tmp_path / "arcs"), f"inputs.stamps={tmp_path / 'arcs.npz'}", *options])
+            == 0
+        )
+        return str(tmp_path / "arcs" / "manifest")
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> None:
+    """Sums are bit-equal only at the same number of threads."""
+    torch.set_num_threads(2)

@@ -1,0 +1,301 @@
+"""The training step from its command line, without Ray: what it writes, what it refuses, how it resumes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from lensdata import tables
+from lensdata.shards.manifests import read_manifest
+from ray_train import score, train
+from ray_train.core.metrics import auc
+
+Manifest = Callable[..., str]
+
+SMALL = (
+    "images.normalisation=identity", "images.crop=15", "model.arch=shielded_resnet", "model.preset=h21", "epochs=2",
+    "batch.micro_batch=8", "batch.accumulation=2", "schedule.name=cosine", "optimizer.lr=3e-3",
+    "execution.runtime=local", "execution.threads=2", "trackers.tensorboard=false",
+)  # fmt: skip
+
+
+def run(output: Path, manifest: str, *settings: str) -> int:
+    return train.main(["--output", str(output), f"inputs.manifest={manifest}", *SMALL, *settings])
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / f"{name}.pt", weights_only=True)["model"]
+
+
+def test_a_run_folder_holds_everything(tmp_path: Path, arc_manifest: Manifest) -> None:
+    manifest, folder = arc_manifest(), tmp_path / "runs" / "first"
+    assert run(folder, manifest, "epochs=3", "checkpoints.keep_every=2", "trackers.tensorboard=true") == 0
+
+    names = {path.name for path in folder.iterdir()}
+    files = {"config.yaml", "run_info.json", "metrics.jsonl", "health.json", "best.json", "last.json", "_SUCCESS"}
+    assert names >= files | {"checkpoints", "scores", "tensorboard"}
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    assert set(records[0]) >= {
+        "train_loss",
+        "val_loss",
+        "val_auc",
+        "lr",
+        "seconds",
+        "images_per_second",
+        "grad_norm_max",
+    }
+    best, last = (json.loads((folder / f"{name}.json").read_text()) for name in ("best", "last"))
+    assert last["checkpoint"] == "epoch_002"
+    assert best["val_auc"] == max(record["val_auc"] for record in records)
+    kept = {path.stem for path in (folder / "checkpoints").iterdir()}
+    assert kept == {"epoch_000", "epoch_002", best["checkpoint"]}
+    info = json.loads((folder / "run_info.json").read_text())
+    assert info["parameters"] == 66_401
+    assert info["splits"]["train"]["rows"] == 36
+    assert info["manifest"]["sha256"]
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_scores_are_those_of_the_best_checkpoint_for_every_stamp(tmp_path: Path, arc_manifest: Manifest) -> None:
+    manifest, folder = arc_manifest(), tmp_path / "run"
+    assert run(folder, manifest, "epochs=4") == 0
+    table = tables.read_table(str(folder / "scores"), tables.SCORES)
+    assert sorted(table["cutout_id"].to_pylist()) == sorted(read_manifest(manifest).column("cutout_id"))
+    val = table.filter(pc.equal(table["split"], "val"))
+    best = json.loads((folder / "best.json").read_text())
+    assert auc(val["label"], val["logit"]) == best["val_auc"]
+    np.testing.assert_allclose(table["score"], 1 / (1 + np.exp(-table["logit"].to_numpy())), rtol=1e-6)
+
+
+def test_scoring_again_gives_the_same_logits_in_parts_and_resumes(tmp_path: Path, arc_manifest: Manifest) -> None:
+    manifest, folder, scores = arc_manifest(200), tmp_path / "run", tmp_path / "scores"  # two row groups
+    assert run(folder, manifest, "epochs=1") == 0
+    line = [
+        "--output",
+        str(scores),
+        f"inputs.manifest={manifest}",
+        f"inputs.run={folder}",
+        "part_rows=1",
+        "execution.threads=2",
+    ]
+    assert score.main(line) == 0
+    (scores / "_SUCCESS").unlink()
+    parts = sorted((scores / "dataset").iterdir())
+    stamp = parts[0].stat().st_mtime_ns
+    parts[-1].unlink()
+    assert score.main(line) == 0
+    assert parts[0].stat().st_mtime_ns == stamp
+    again, first = (tables.read_table(str(path)).sort_by("cutout_id") for path in (scores, folder / "scores"))
+    assert again["cutout_id"].equals(first["cutout_id"])
+    np.testing.assert_allclose(again["logit"], first["logit"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_finished_run_is_skipped_and_another_configuration_refused(
+    tmp_path: Path, arc_manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, folder = arc_manifest(), tmp_path / "run"
+    assert run(folder, manifest) == 0
+    before = (folder / "metrics.jsonl").stat().st_mtime_ns
+    assert run(folder, manifest, "execution.residency=stream") == 0  # how it runs is not what it is
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
+    assert run(folder, manifest, "seed=1") == 2
+    assert "seed=42 (now 1)" in capsys.readouterr().err
+
+
+def test_a_run_may_start_from_another(tmp_path: Path, arc_manifest: Manifest) -> None:
+    manifest, first, second = arc_manifest(), tmp_path / "a", tmp_path / "b"
+    assert run(first, manifest, "epochs=4") == 0
+    assert (
+        run(second, manifest, f"inputs.init_from={first}", "epochs=1", "optimizer.lr=1e-12", "schedule.name=constant")
+        == 0
+    )
+    best = json.loads((first / "best.json").read_text())["checkpoint"]
+    for name, value in weights(second, "epoch_000").items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(value, weights(first, best)[name], rtol=1e-6, atol=1e-9)
+
+
+def test_npz_objects_train_like_shards(tmp_path: Path, arc_manifest: Manifest) -> None:
+    """R-C3: a network trained on objects scores the shards they came from alike."""
+    from lensdata.shards.convert import export_npz
+
+    manifest = read_manifest(arc_manifest(unit="nanomaggy"))
+    export_npz(sorted(set(manifest.shard_uris())), str(tmp_path / "npz"))
+    table = manifest.table.set_column(
+        manifest.table.column_names.index("shard"),
+        "shard",
+        [[f"../npz/{key}.npz" for key in manifest.column("cutout_id")]],
+    )
+    for name in ("row_group", "row"):
+        table = table.set_column(table.column_names.index(name), name, pc.multiply(table[name], 0))
+    tables.write_table(table, str(tmp_path / "npz_manifest"), tables.MANIFEST)
+    assert run(tmp_path / "run", str(tmp_path / "npz_manifest"), "data.shuffle_rows=8") == 0
+    line = ["--output", str(tmp_path / "s"), f"inputs.manifest={manifest.uri}", f"inputs.run={tmp_path / 'run'}"]
+    assert score.main(line) == 0
+    npz, shards = (
+        tables.read_table(str(path)).sort_by("cutout_id") for path in (tmp_path / "run" / "scores", tmp_path / "s")
+    )
+    assert npz["cutout_id"].equals(shards["cutout_id"])
+    np.testing.assert_allclose(npz["logit"], shards["logit"], rtol=1e-5, atol=1e-6)
+
+
+def test_stamps_of_another_unit_are_not_scored(
+    tmp_path: Path, arc_manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "run", arc_manifest(), "epochs=1") == 0
+    shutil.rmtree(tmp_path / "arcs")
+    manifest = arc_manifest(unit="nanomaggy")
+    assert (
+        score.main(["--output", str(tmp_path / "s"), f"inputs.manifest={manifest}", f"inputs.run={tmp_path / 'run'}"])
+        == 2
+    )
+    assert "bands g, r, z in nanomaggy, but run run was trained on g, r, z in other" in capsys.readouterr().err
+
+
+KILLED = """
+import os, signal, sys
+from lensdata import storage
+from ray_train import train
+write, left = storage.write_bytes, int(sys.argv[1])
+def dying_write(uri, data):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(uri, data)
+storage.write_bytes = dying_write
+sys.exit(train.main(sys.argv[2:]))
+"""
+
+
+def test_a_run_killed_between_any_two_files_ends_bit_equal(tmp_path: Path, arc_manifest: Manifest) -> None:
+    manifest, folder, whole = arc_manifest(), tmp_path / "run", tmp_path / "whole"
+    settings = ["epochs=4", "checkpoints.keep_every=1"]
+    assert run(whole, manifest, *settings) == 0
+    line = ["--output", str(folder), f"inputs.manifest={manifest}", *SMALL, *settings]
+    # Killed before the records of epoch 0, before last.json of epoch 1 or 2, and among the last files.
+    codes = [
+        subprocess.run([sys.executable, "-c", KILLED, str(n), *line], check=False).returncode for n in (6, 14, 12, 999)
+    ]
+    assert codes == [-9, -9, -9, 0]
+    for epoch in range(4):
+        ours, theirs = weights(folder, f"epoch_{epoch:03d}"), weights(whole, f"epoch_{epoch:03d}")
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    first, second = (tables.read_table(str(path / "scores")).sort_by("cutout_id") for path in (folder, whole))
+    assert first["logit"].equals(second["logit"])
+    lines = [
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (folder, whole)
+    ]
+    assert [r["train_loss"] for r in lines[0]] == [r["train_loss"] for r in lines[1]]
+
+
+def test_folds_can_be_held_out_in_turn(tmp_path: Path, arc_manifest: Manifest) -> None:
+    manifest = arc_manifest(num_folds=3)
+    assert run(tmp_path / "run", manifest, "data.held_out_fold=2", "epochs=1") == 0
+    scores = tables.read_table(str(tmp_path / "run" / "scores"))
+    rows = read_manifest(manifest).table
+    fold = dict(zip(rows["cutout_id"].to_pylist(), rows["fold"].to_pylist(), strict=True))
+    for key, split, left_out in zip(
+        *(scores[name].to_pylist() for name in ("cutout_id", "split", "fold")), strict=True
+    ):
+        assert split == {2: "test", 0: "val", 1: "train"}[fold[key]]
+        assert left_out == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("model.arch=resnet19",), "model: unknown architecture 'resnet19'; known are resnet18"),
+        (("images.crop=17",), "images: a crop of 17 pixels does not fit stamps of 16 x 16"),
+        (("images.normalisation=raw_robust",), "raw_robust needs stamps of at least 63 pixels, found 16 x 16"),
+        (("images.normalisation=rgb8",), "but the stamps are in other"),
+        (("optimizer.momentun=1",), "did you mean 'optimizer.momentum'"),
+        (("batch.drop_last=true", "batch.micro_batch=64"), "batch.drop_last leaves nothing"),
+        (("data.held_out_fold=9",), "data.held_out_fold 9"),
+        (("execution.num_workers=3",), "is more than batch.accumulation 2"),
+        (("model.weights=/nowhere.pt",), "/nowhere.pt does not exist"),
+    ],
+)
+def test_mistakes_are_found_before_training_in_one_sentence(
+    tmp_path: Path, arc_manifest: Manifest, capsys: pytest.CaptureFixture[str], settings: tuple[str, ...], message: str
+) -> None:
+    assert run(tmp_path / "run", arc_manifest(), *settings) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_manifest_without_the_class_is_refused(
+    tmp_path: Path, arc_manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = Path(arc_manifest())
+    path = next((manifest / "dataset").iterdir())
+    table = pq.read_table(path)
+    pq.write_table(table.filter(pc.equal(table["label"], 0)), path)
+    assert run(tmp_path / "run", str(manifest)) == 2
+    assert "has no rows of label 1 in split 'train'" in capsys.readouterr().err
+
+
+def test_a_diverging_run_fails_with_a_sentence(
+    tmp_path: Path, arc_manifest: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run(tmp_path / "run", arc_manifest(), "optimizer.lr=1e30", "schedule.name=constant", "optimizer.name=sgd") == 1
+    )
+    assert "the loss or its gradient is not a number in epoch 0, step" in capsys.readouterr().err
+
+
+def test_the_presets_are_valid_and_say_what_paper_iv_did() -> None:
+    from lensdata.config.base import load_config
+    from lensdata.config.training import ImportConfig, TrainingConfig
+
+    root = Path(train.__file__).parents[1] / "configs" / "training"
+    presets = {
+        path.stem: load_config(ImportConfig if path.stem.endswith("_import") else TrainingConfig, path)
+        for path in root.glob("*.yaml")
+    }
+    assert len(presets) >= 6
+    for name, lr, step, window in [("resnet18", 5e-4, 80, (128, 16)), ("shielded", 5e-4, 80, (128, 16)),
+                                   ("efficientnet_v2_s", 3.88e-4, 130, (64, 8))]:  # fmt: skip
+        preset = presets[f"parity_{name}"]
+        assert (preset.optimizer.lr, preset.schedule.lr_step_epoch, preset.epochs) == (lr, step, 160)
+        assert (preset.batch.micro_batch, preset.batch.accumulation) == window
+        assert (preset.loss.weighted, preset.early_stopping.patience, preset.optimizer.weight_decay) == (False, 0, 1e-4)
+    for path in root.glob("*.yaml"):  # every key says what it means
+        for line in path.read_text().splitlines():
+            key = line.split("#")[0].rstrip()
+            assert not key or key.endswith(":") or "#" in line, f"{path.name}: {line}"
+
+
+@pytest.mark.ray
+def test_ray_train_gives_the_same_weights_as_the_bare_loop(tmp_path: Path, arc_manifest: Manifest) -> None:
+    manifest = arc_manifest()
+    assert run(tmp_path / "local", manifest) == 0
+    line = [
+        "-m",
+        "ray_train.train",
+        "--output",
+        str(tmp_path / "ray"),
+        f"inputs.manifest={manifest}",
+        *SMALL,
+        "execution.runtime=ray",
+    ]
+    done = subprocess.run([sys.executable, *line], capture_output=True, text=True, check=False, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "progress done=2 total=2 unit=epochs" in done.stderr
+    ours, theirs = weights(tmp_path / "ray", "epoch_001"), weights(tmp_path / "local", "epoch_001")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not (tmp_path / "ray" / "ray").exists()
+    shutil.rmtree(tmp_path / "ray")
