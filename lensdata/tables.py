@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from lensdata import storage
 from lensdata.errors import InputError
-from lensdata.hashing import splitmix64
+from lensdata.hashing import splitmix64, text_hash
 
 SCHEMA_VERSION = 1
 BANDS = ("g", "r", "z")
@@ -326,7 +326,8 @@ SCORES = TableSpec(
 TABLES = {
     spec.name: spec
     for spec in (
-        POOL, NEAR_LENSES, REJECTED, SWEEP_SPLITS, POSITIVES, UNMATCHED, NEGATIVES, QUOTAS, SAMPLE, LEDGER, REJECTED_STAMPS, MANIFEST, SCORES,
+        POOL, NEAR_LENSES, REJECTED, SWEEP_SPLITS, POSITIVES, UNMATCHED, NEGATIVES, QUOTAS, SAMPLE, LEDGER,
+        REJECTED_STAMPS, MANIFEST, SCORES,
     )
 }  # fmt: skip
 
@@ -415,6 +416,15 @@ def _value_bits(values: pa.ChunkedArray | pa.Array) -> UInt64Array:
         raise TypeError(f"content_hash: no rule for Arrow type {kind}")
     bits[null] = 0x6E756C6C
     return bits
+
+
+def add_to_content(folder: str, *others: str) -> str:
+    """Let the identity of a finished table also cover what its rows refer to (the pixels of a manifest); returns it."""
+    described = storage.join(folder, "_table.json")
+    entry = storage.read_json(described)
+    entry["content"] = text_hash("".join([entry["content"], *others]))
+    storage.write_json(described, entry)
+    return str(entry["content"])
 
 
 def dataset_files(folder: str) -> list[str]:

@@ -21,7 +21,13 @@ from ray_train.run_folder import RunFolder
 
 JOB = JOBS["evaluate"]
 TILES = ("auc", "tpr_at_fpr_0.01", "average_precision")
-SECTIONS = (("run", "What was run"), ("sample", "Sample"), ("training", "Training"), ("performance", "Performance"), ("galleries", "Galleries"))
+SECTIONS = (
+    ("run", "What was run"),
+    ("sample", "Sample"),
+    ("training", "Training"),
+    ("performance", "Performance"),
+    ("galleries", "Galleries"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +67,9 @@ def judged_rows(run_uri: str, manifest: pd.DataFrame, split: str) -> pd.DataFram
     rows = wanted.merge(scores[["cutout_id", "logit", "score"]], on="cutout_id", how="left", validate="one_to_one")
     missing = int(rows["logit"].isna().sum())
     if missing:
-        raise InputError(f"Run {run_uri} has no score for {missing} of {len(rows)} {split} rows; it was trained on another manifest.")
+        raise InputError(
+            f"Run {run_uri} has no score for {missing} of {len(rows)} {split} rows; it was trained on another manifest."
+        )
     return rows
 
 
@@ -94,7 +102,9 @@ def _page(run: JobRun, manifest: Manifest, frame: pd.DataFrame, rows: pd.DataFra
     groups = {"lenses": rows.loc[rows["label"] == 1, "score"], "others": rows.loc[rows["label"] == 0, "score"]}
     if controls:
         groups["lenses without arcs"] = controls["scores_control"]
-    health = storage.read_json(folder.path("health.json")) if storage.exists(folder.path("health.json")) else {"checks": []}
+    health = (
+        storage.read_json(folder.path("health.json")) if storage.exists(folder.path("health.json")) else {"checks": []}
+    )
     return page.render(
         "report.html",
         title=config.title,
@@ -123,29 +133,37 @@ def findings(found: dict[str, Any]) -> list[str]:
     ]
     if "catalogue_only_auc" in found:
         floor = found["catalogue_only_auc"]
-        verdict = "well below the network: the label is not in the catalogue" if floor["high"] < auc["low"] else "not clearly below the network"
-        out.append(f"A classifier that sees catalogue columns only reaches {floor['value']:.3f} ({floor['low']:.3f} to {floor['high']:.3f}), {verdict}.")
+        verdict = (
+            "well below the network: the label is not in the catalogue"
+            if floor["high"] < auc["low"]
+            else "not clearly below the network"
+        )
+        out.append(
+            f"A classifier that sees catalogue columns only reaches {floor['value']:.3f} "
+            f"({floor['low']:.3f} to {floor['high']:.3f}), {verdict}."
+        )
     if "without_arcs_auc" in found:
         arcs, controls = found["without_arcs_auc"], found["controls"]
         alike = "like negatives" if arcs["low"] <= 0.5 <= arcs["high"] else "not quite like negatives"
         out.append(
-            f"The same lenses rendered without their arcs score {alike}: AUC against negatives {arcs['value']:.3f} ({arcs['low']:.3f} to "
-            f"{arcs['high']:.3f}), median score {controls['median_score_control']:.3f} against {controls['median_score_lens']:.3f} with arcs "
-            f"and {controls['median_score_negative']:.3f} for negatives."
+            f"The same lenses rendered without their arcs score {alike}: AUC against negatives {arcs['value']:.3f} "
+            f"({arcs['low']:.3f} to {arcs['high']:.3f}), median score {controls['median_score_control']:.3f} against "
+            f"{controls['median_score_lens']:.3f} with arcs and {controls['median_score_negative']:.3f} for negatives."
         )
     return out
 
 
 def _facts(info: dict[str, Any], best: dict[str, Any]) -> list[tuple[str, Any]]:
-    facts: list[tuple[str, Any]] = [
+    hardware = info["hardware"]
+    gpus = ", ".join(map(str, hardware["gpus"])) or "none"
+    return [
         ("run", info["run_id"]), ("network", info["model"]), ("parameters", info["parameters"]), ("best epoch", best["epoch"]),
         ("seed", info["seed"]), ("configuration hash", info["config"]["hash"]), ("manifest content", info["manifest"]["content"]),
         ("commit", info["git_commit"]), ("trained (UTC)", info["utc"]), ("python", info["python"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in info["versions"].items() if version)),
-        ("hardware", f"{info['hardware']['cores']} cores, {info['hardware']['threads']} threads, GPUs: {', '.join(map(str, info['hardware']['gpus'])) or 'none'}"),
+        ("hardware", f"{hardware['cores']} cores, {hardware['threads']} threads, GPUs: {gpus}"),
         ("command", " ".join(info["command"])),
     ]  # fmt: skip
-    return facts
 
 
 def _galleries(manifest: Manifest, rows: pd.DataFrame, limit: int) -> list[tuple[str, str, list[galleries.Picture]]]:
@@ -153,9 +171,21 @@ def _galleries(manifest: Manifest, rows: pd.DataFrame, limit: int) -> list[tuple
         return []
     lenses, others = rows[rows["label"] == 1], rows[rows["label"] == 0]
     wanted = (
-        ("Lenses found", "True lenses with a score above 0.5, the most confident first.", lenses[lenses["score"] > 0.5].nlargest(limit, "logit")),
-        ("Lenses missed", "True lenses with a score of at most 0.5, the most confident miss first.", lenses[lenses["score"] <= 0.5].nsmallest(limit, "logit")),
-        ("Highest negatives", "Negatives with the highest scores: confusers, or lenses that nobody has found yet.", others.nlargest(limit, "logit")),
+        (
+            "Lenses found",
+            "True lenses with a score above 0.5, the most confident first.",
+            lenses[lenses["score"] > 0.5].nlargest(limit, "logit"),
+        ),
+        (
+            "Lenses missed",
+            "True lenses with a score of at most 0.5, the most confident miss first.",
+            lenses[lenses["score"] <= 0.5].nsmallest(limit, "logit"),
+        ),
+        (
+            "Highest negatives",
+            "Negatives with the highest scores: confusers, or lenses that nobody has found yet.",
+            others.nlargest(limit, "logit"),
+        ),
     )
     out = []
     for name, note, chosen in wanted:

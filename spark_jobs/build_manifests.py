@@ -48,7 +48,7 @@ def build_manifests(run: JobRun) -> Outcome:
         dropped = dropped[dropped["reason"] != "not_requested"]
     spark = build_session(JOB.name)
     _write_shards(spark, parts, placed, layout, config.row_group_stamps, run.path("shards", "dataset"))
-    tables.finish_table(run.path("shards"), identity=["cutout_id", "pixel_hash"])
+    _, pixels = tables.finish_table(run.path("shards"), identity=["cutout_id", "pixel_hash"])
     report: dict[str, Any] = {
         "stamps": len(placed),
         "shards": int(placed["shard_index"].max() + 1),
@@ -57,8 +57,8 @@ def build_manifests(run: JobRun) -> Outcome:
     contents = []
     for name in config.manifests:
         rows = manifest_rows(frame, name, config)
-        _, content = tables.write_table(_manifest_table(rows, config.row_group_stamps), run.path(name), tables.MANIFEST)
-        contents.append(content)
+        tables.write_table(_manifest_table(rows, config.row_group_stamps), run.path(name), tables.MANIFEST)
+        contents.append(tables.add_to_content(run.path(name), pixels))
         counts = Counter(
             f"{split} {'positive' if label == 1 else 'negative'}"
             for split, label in zip(rows["split"], rows["label"], strict=True)

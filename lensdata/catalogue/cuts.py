@@ -39,7 +39,7 @@ def _enough_exposures(band: str) -> Callable[[Block, Cuts], Mask]:
 
 def is_unmasked(block: Block, cuts: Cuts) -> Mask:
     """None of the rejected MASKBITS."""
-    return np.asarray(block["MASKBITS"] & cuts.maskbits) == 0
+    return np.asarray((block["MASKBITS"] & cuts.maskbits) == 0)
 
 
 def has_flux(block: Block, cuts: Cuts) -> Mask:

@@ -23,7 +23,7 @@ class SkyConfig(Config):
         0.6,
         ge=0,
         le=1.5,
-        description="scatter of ln(exposures in z) over bricks; the fitted 0.31 hardly reaches the bins 3-5 and 11+",
+        description="scatter of ln(exposures in z) over bricks; the fitted 0.43 hardly reaches the bin 11+",
     )
     low_exposure_fraction: Fraction = Field(0.05, description="share of bricks with only 1-2 exposures in one band")
     missing_band_fraction: Fraction = Field(
@@ -59,7 +59,7 @@ class LensesConfig(Config):
     position_scatter_arcsec: float = Field(
         0.15, ge=0, le=0.5, description="scatter of host and listed position per axis, arcsec"
     )
-    theta_e_arcsec: Range = Field((0.9, 2.6), description="Einstein radius, arcsec (smallest, largest)")
+    theta_e_arcsec: Range = Field((1.2, 2.8), description="Einstein radius, arcsec (smallest, largest)")
     arc_snr: Range = Field(
         (30.0, 100.0), description="matched-filter signal-to-noise of the arcs in r (smallest, largest)"
     )
@@ -99,7 +99,7 @@ class GalaxiesConfig(Config):
         0.07, description="share of pool rows with a companion within 5 arcsec and 1 mag in r"
     )
     ring_drawn_fraction: Fraction = Field(
-        0.35, description="share of the ring-proxy rows that have a ring drawn around them"
+        0.3, description="share of the ring-proxy rows that have a ring drawn around them"
     )
     spiral_drawn_fraction: Fraction = Field(
         0.5, description="share of blue disks larger than 0.9 arcsec with spiral arms drawn"

@@ -35,7 +35,7 @@ def to_rgb(stamp: npt.NDArray[Any], unit: str) -> npt.NDArray[np.uint8]:
     if unit == "rgb8":
         return np.asarray(stamp[:, :, :3], np.uint8)
     g, r, z = (np.nan_to_num(stamp[:, :, band].astype(np.float64)) for band in range(3))
-    picture = make_lupton_rgb(z * 0.9, r * 1.2, g * 2.0, stretch=0.12, Q=8, minimum=-0.008)
+    picture = make_lupton_rgb(z * 0.9, r * 1.3, g * 2.2, stretch=0.07, Q=8, minimum=-0.003)
     return np.asarray(picture[::-1], np.uint8)  # FITS rows start at the bottom
 
 

@@ -36,7 +36,11 @@ def export_npz(uris: Sequence[str], folder: str) -> int:
 
 
 def pack_npz(
-    uris: Sequence[str], cutout_ids: Sequence[int], folder: str, layout: ImageLayout | None = None, *,
+    uris: Sequence[str],
+    cutout_ids: Sequence[int],
+    folder: str,
+    layout: ImageLayout | None = None,
+    *,
     target_bytes: int = DEFAULT_TARGET_BYTES,
     group_rows: int = DEFAULT_GROUP_ROWS,
 ) -> list[ShardInfo]:

@@ -24,7 +24,7 @@ import pyarrow as pa
 from lensdata import jobs, steps, storage, tables
 from lensdata.config.training import ImportConfig
 from lensdata.errors import InputError
-from lensdata.hashing import pixel_hash, splitmix64, text_hash
+from lensdata.hashing import pixel_hash, splitmix64
 from lensdata.shards.foreign import UserStamps, measure_stamps, read_stamps
 from lensdata.shards.layout import DTYPES, ImageLayout, Stamps
 from lensdata.shards.writer import ShardWriter
@@ -173,9 +173,7 @@ def write_shards(
             "bands": ["".join(layout.bands)] * len(objects),
             "pixel_hash": hashes,
         }
-        | {
-            column.name: pa.array([row.get(column.name) for row in quality], column.type) for column in tables.QUALITY
-        }
+        | {column.name: pa.array([row.get(column.name) for row in quality], column.type) for column in tables.QUALITY}
     )
     with ShardWriter(storage.join(folder, "dataset"), layout) as writer:
         for start in range(0, len(objects), WRITE_ROWS):
@@ -200,11 +198,8 @@ def write_manifest(folder: str, objects: pd.DataFrame, locations: pa.Table, hash
         columns["sample_weight"] = pa.array(np.ones(count, np.float32))
     columns["shard"] = pa.array([f"../shards/dataset/{name}" for name in locations["shard"].to_pylist()])
     columns["row_group"], columns["row"] = locations["row_group"], locations["row"]
-    rows, content = tables.write_table(pa.table(columns), folder, tables.MANIFEST)
-    described = storage.join(folder, "_table.json")
-    content = text_hash(content + "".join(sorted(hashes)))
-    storage.write_json(described, storage.read_json(described) | {"content": content})
-    return rows, content
+    rows, _ = tables.write_table(pa.table(columns), folder, tables.MANIFEST)
+    return rows, tables.add_to_content(folder, *sorted(hashes))
 
 
 def _join_table(objects: pd.DataFrame, uri: str, config: ImportConfig) -> pd.DataFrame:

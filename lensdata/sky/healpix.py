@@ -19,7 +19,7 @@ def ang2pix(ra_deg: npt.ArrayLike, dec_deg: npt.ArrayLike, nside: int = NSIDE) -
         Degrees; right ascension may lie outside 0-360.
 
     >>> int(ang2pix(45.0, 0.0))
-    1365
+    92842
     """
     pixels = healpy.ang2pix(nside, np.asarray(ra_deg, float), np.asarray(dec_deg, float), nest=True, lonlat=True)
     return np.asarray(pixels, dtype=np.int64)

@@ -32,7 +32,9 @@ def test_the_installed_lenscat_is_the_public_table(real_data):
 
 def test_quasars_leave_an_empty_pool_with_every_row_accounted_for(real_data, spark, tmp_path):
     sweep = real_data / "tractor" / "dr9_sweep_quasars_172.fits"
-    assert extract_pool.main([f"inputs.sweeps={sweep}", "inputs.lenses=lenscat", "--output", str(tmp_path / "pool")]) == 0
+    assert (
+        extract_pool.main([f"inputs.sweeps={sweep}", "inputs.lenses=lenscat", "--output", str(tmp_path / "pool")]) == 0
+    )
     found = report(tmp_path / "pool")
     assert found["rows_read"] == 172
     assert found["rows_per_reason"]["type"] == 172

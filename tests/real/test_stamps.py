@@ -40,7 +40,10 @@ def test_a_truncated_file_and_uncovered_bands_are_rejected_by_name(imported):
     manifest, rejected, report = imported("cutouts_decals_fits", "size=101")
     reasons = dict(zip(rejected["name"], rejected["reason"], strict=True))
     assert reasons["example_incomplete_83e22c.fits"] == "unreadable"
-    assert set(rejected.loc[rejected["name"] == "example_bad_pix_09782d", "reason"]) == {"empty_band_g", "missing_pixels_g"}
+    assert set(rejected.loc[rejected["name"] == "example_bad_pix_09782d", "reason"]) == {
+        "empty_band_g",
+        "missing_pixels_g",
+    }
     assert len(manifest) + len(rejected) == 13
     assert sum(report["reasons"].values()) == len(rejected) == 3
 
@@ -59,8 +62,9 @@ def test_pictures_of_other_sizes_need_a_crop(real_data, tmp_path, capsys):
 
 
 def test_real_stamps_normalise_to_finite_values_with_the_galaxy_in_the_middle(imported):
-    from ray_train.core import images
     import torch
+
+    from ray_train.core import images
 
     manifest, _, _ = imported("cutouts_dr10")
     stamps = torch.from_numpy(np.ascontiguousarray(manifest.stamps())).permute(0, 3, 1, 2)

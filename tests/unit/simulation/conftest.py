@@ -15,7 +15,8 @@ from lensdata.config.simulation import FaultsConfig, MockSurveyConfig
 from lensdata.simulation import survey as survey_job
 from lensdata.simulation.catalogue import LensList
 from lensdata.simulation.rendering import Renderer
-from lensdata.simulation.server import Service, SimulationServer
+from lensdata.simulation.server import SimulationServer
+from lensdata.simulation.service import Service
 from lensdata.simulation.world import Survey
 
 hypothesis.settings.register_profile("simulation", deadline=None)  # a busy machine is no failure

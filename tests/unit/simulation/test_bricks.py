@@ -33,7 +33,14 @@ def test_a_brick_file_has_the_name_and_layout_of_the_survey(written: Path) -> No
         header = file[1].header
         assert len(file) == 2
         assert file[0].header["NAXIS"] == 0
-        expected = {"ZTILE1": 100, "ZTILE2": 100, "ZNAXIS1": 3600, "ZNAXIS2": 3600, "ZQUANTIZ": "SUBTRACTIVE_DITHER_2", "CRPIX1": 1800.5}
+        expected = {
+            "ZTILE1": 100,
+            "ZTILE2": 100,
+            "ZNAXIS1": 3600,
+            "ZNAXIS2": 3600,
+            "ZQUANTIZ": "SUBTRACTIVE_DITHER_2",
+            "CRPIX1": 1800.5,
+        }
         assert {key: header[key] for key in expected} == expected
         assert header["ZCMPTYPE"] in ("RICE_1", "RICE_ONE")
         assert len(file[1].data) == 36 * 36

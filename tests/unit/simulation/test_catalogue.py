@@ -26,7 +26,11 @@ def sky(many_lenses: LensList) -> Columns:
     sources = build_sources(CONFIG, many_lenses)
     seen = observe(CONFIG.seed, CONFIG.sky, sources["brickid"])
     for k, band in ((0, "g"), (1, "r"), (3, "z")):
-        sources |= {f"nobs_{band}": seen.nobs[:, k], f"psfsize_{band}": seen.psfsize[:, k], f"depth_{band}": seen.psfdepth[:, k]}
+        sources |= {
+            f"nobs_{band}": seen.nobs[:, k],
+            f"psfsize_{band}": seen.psfsize[:, k],
+            f"depth_{band}": seen.psfdepth[:, k],
+        }
     return sources
 
 
@@ -54,12 +58,17 @@ def test_hosts_lie_at_their_lenses(sky: Columns, many_lenses: LensList) -> None:
     host = np.flatnonzero(sky["origin"] == "host")
     listed = {name: k for k, name in enumerate(many_lenses.name)}
     k = np.array([listed[name] for name in sky["lens_name"][host]])
-    shift = np.hypot((sky["ra"][host] - many_lenses.ra[k]) * np.cos(np.radians(sky["dec"][host])), sky["dec"][host] - many_lenses.dec[k])
+    shift = np.hypot(
+        (sky["ra"][host] - many_lenses.ra[k]) * np.cos(np.radians(sky["dec"][host])),
+        sky["dec"][host] - many_lenses.dec[k],
+    )
     assert shift.max() * 3600 < 1.0
     assert 0.95 * len(many_lenses.name) < len(host) < len(many_lenses.name)
 
 
-@pytest.mark.parametrize("column", ["flux_g", "flux_r", "flux_z", "flux_w1", "shape_r", "shape_e1", "shape_e2", "sersic", "objid"])
+@pytest.mark.parametrize(
+    "column", ["flux_g", "flux_r", "flux_z", "flux_w1", "shape_r", "shape_e1", "shape_e2", "sersic", "objid"]
+)
 def test_hosts_have_the_columns_of_the_negatives(sky: Columns, column: str) -> None:
     host, keep = sky["origin"] == "host", _passes(sky)
     negatives = keep & np.isin(sky["origin"], ("pool", "companion"))
@@ -82,7 +91,12 @@ def test_a_classifier_on_catalogue_columns_cannot_tell_lenses(sky: Columns) -> N
 
 def test_every_stratum_has_six_negatives_per_lens_and_enough_confusers(sky: Columns) -> None:
     keep, host = _passes(sky), sky["origin"] == "host"
-    confuser = populations.is_ring_proxy(sky) | populations.is_edge_on(sky) | populations.is_blue(sky) | populations.is_large(sky)
+    confuser = (
+        populations.is_ring_proxy(sky)
+        | populations.is_edge_on(sky)
+        | populations.is_blue(sky)
+        | populations.is_large(sky)
+    )
     for kind in ("SER", "DEV", "REX"):
         for low, high in ((3, 5), (6, 10), (11, 99)):
             stratum = (sky["type"] == kind) & (sky["nobs_z"] >= low) & (sky["nobs_z"] <= high)
@@ -113,7 +127,9 @@ def test_close_pairs_are_within_five_arcsec_and_one_magnitude(sky: Columns) -> N
     found = 0
     for row in companions[:100]:
         near = keep[(sky["brickid"][keep] == sky["brickid"][row]) & (keep != row)]
-        distance = np.hypot((sky["ra"][near] - sky["ra"][row]) * np.cos(np.radians(sky["dec"][row])), sky["dec"][near] - sky["dec"][row])
+        distance = np.hypot(
+            (sky["ra"][near] - sky["ra"][row]) * np.cos(np.radians(sky["dec"][row])), sky["dec"][near] - sky["dec"][row]
+        )
         mag = np.abs(populations.mag_of(sky["flux_r"][near]) - populations.mag_of(sky["flux_r"][row]))
         found += bool(((distance * 3600 < 5) & (mag < 1)).any())
     assert found > 80  # the others' partners fail a cut or lie in the next brick

@@ -67,7 +67,9 @@ class _Plane:
     def __init__(self, survey: Survey) -> None:
         self.survey = survey
 
-    def render_window(self, brick: int, y0: int, x0: int, height: int, width: int, bands: Sequence[str], **_: object) -> np.ndarray:
+    def render_window(
+        self, brick: int, y0: int, x0: int, height: int, width: int, bands: Sequence[str], **_: object
+    ) -> np.ndarray:
         y, x = np.mgrid[y0 : y0 + height, x0 : x0 + width].astype(float)
         return np.stack([np.cos(x / 7) + np.sin(y / 9) for _ in bands]).astype(np.float32)
 
@@ -95,7 +97,14 @@ def test_a_cutout_is_the_fits_file_of_the_service(tiny: Survey, renderer: Render
         header, data = file[0].header, file[0].data
         assert data.shape == (3, 101, 101)
         assert data.dtype == np.dtype(">f4")
-        assert [header[key] for key in ("BANDS", "BAND0", "BAND1", "BAND2", "CRPIX1", "CRPIX2")] == ["grz", "g", "r", "z", 51, 51]
+        assert [header[key] for key in ("BANDS", "BAND0", "BAND1", "BAND2", "CRPIX1", "CRPIX2")] == [
+            "grz",
+            "g",
+            "r",
+            "z",
+            51,
+            51,
+        ]
         assert (header["CRVAL1"], header["CRVAL2"]) == pytest.approx((ra, dec), abs=1e-10)
         assert {"SURVEY", "VERSION", "IMAGETYP", "IMAGEW", "IMAGEH"} <= set(header)
         assert header["CD1_1"] < 0 < header["CD2_2"]
@@ -117,7 +126,9 @@ def test_resampling_lowers_the_noise_and_keeps_the_flux(tiny: Survey, renderer: 
     ratios = []
     for brick in tiny.bricks[:12]:
         centre = bricks_by_id([int(brick)])
-        request = CutoutRequest(float(centre.ra[0]) + 0.0123, float(centre.dec[0]) + 0.0171, "ls-dr10", "r", 0.262, 200, 200)
+        request = CutoutRequest(
+            float(centre.ra[0]) + 0.0123, float(centre.dec[0]) + 0.0171, "ls-dr10", "r", 0.262, 200, 200
+        )
         stamp = cutout_pixels(renderer, request)[0]
         native = renderer.render_window(int(brick), 1500, 1500, 200, 200, "r")[0]
         ratios.append(_spread(stamp) / _spread(native))
@@ -137,10 +148,15 @@ def test_cutouts_over_a_brick_edge_have_no_gap(tiny: Survey, renderer: Renderer)
 def test_the_layer_without_arcs_differs_at_lenses_only(tiny: Survey, renderer: Renderer) -> None:
     def pair(row: int) -> np.ndarray:
         place = float(tiny.sources["ra"][row]), float(tiny.sources["dec"][row])
-        images = [cutout_pixels(renderer, CutoutRequest(*place, layer, "g", 0.262, 61, 61)) for layer in ("ls-dr10", "ls-dr10-noarcs")]
+        images = [
+            cutout_pixels(renderer, CutoutRequest(*place, layer, "g", 0.262, 61, 61))
+            for layer in ("ls-dr10", "ls-dr10-noarcs")
+        ]
         return images[0] - images[1]
 
     lens = int(np.flatnonzero(tiny.sources["origin"] == "host")[2])
     assert pair(lens).max() > 0.005
-    far = np.flatnonzero((tiny.sources["origin"] == "pool") & (tiny.sources["brickid"] != tiny.sources["brickid"][lens]))
+    far = np.flatnonzero(
+        (tiny.sources["origin"] == "pool") & (tiny.sources["brickid"] != tiny.sources["brickid"][lens])
+    )
     assert all((pair(int(row)) == 0).all() for row in far[:3])

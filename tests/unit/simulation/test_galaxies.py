@@ -60,7 +60,9 @@ def test_a_psf_has_the_width_that_its_row_says(fwhm: float) -> None:
 def test_the_noise_of_a_pixel_gives_back_the_depth_of_a_point_source() -> None:
     psf, depth = galaxies.psf_mixture(1.3), 500.0
     y, x = np.mgrid[-40:41, -40:41]
-    image = sum(w / (2 * np.pi * v) * np.exp(-0.5 * (x**2 + y**2) / v) for w, v in zip(psf.weight, psf.variance, strict=True))
+    image = sum(
+        w / (2 * np.pi * v) * np.exp(-0.5 * (x**2 + y**2) / v) for w, v in zip(psf.weight, psf.variance, strict=True)
+    )
     sigma = pixel_sigma(1.3, depth)
     assert (image**2).sum() / sigma**2 == pytest.approx(depth, rel=1e-3)
 

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensdata.simulation.lensing import Lens, SersicSource, deflection, lensed_brightness, sersic_norm, source_brightness
+from lensdata.simulation.lensing import (
+    Lens,
+    SersicSource,
+    deflection,
+    lensed_brightness,
+    sersic_norm,
+    source_brightness,
+)
 
 FINE = np.linspace(-8, 8, 1601)
 AREA = (FINE[1] - FINE[0]) ** 2
@@ -61,7 +68,9 @@ def test_the_deflection_agrees_with_caustics() -> None:
     caustics = pytest.importorskip("caustics")
     torch = pytest.importorskip("torch")
     cosmology = caustics.FlatLambdaCDM(name="cosmo")
-    sie = caustics.SIE(cosmology=cosmology, name="sie", z_l=0.5, z_s=1.5, x0=0.0, y0=0.0, q=0.7, phi=0.6, Rein=1.3, s=1e-6)
+    sie = caustics.SIE(
+        cosmology=cosmology, name="sie", z_l=0.5, z_s=1.5, x0=0.0, y0=0.0, q=0.7, phi=0.6, Rein=1.3, s=1e-6
+    )
     x, y = np.meshgrid(np.linspace(-2.9, 3, 20), np.linspace(-3, 2.9, 20))
     theirs = sie.reduced_deflection_angle(torch.tensor(x), torch.tensor(y))
     ours = deflection(Lens(1.3, 0.7, 0.6), x, y)

@@ -53,7 +53,9 @@ def _bare(survey: Survey) -> Renderer:
     """The same survey with nothing but its catalogue rows."""
     galaxies = survey.config.galaxies.model_copy(update={"background_per_arcmin2": 0.0, "satellite_fraction": 0.0})
     sky = survey.config.sky.model_copy(update={"hole_fraction": 0.0})
-    return Renderer(Survey.from_sources(survey.config.model_copy(update={"galaxies": galaxies, "sky": sky}), survey.sources))
+    return Renderer(
+        Survey.from_sources(survey.config.model_copy(update={"galaxies": galaxies, "sky": sky}), survey.sources)
+    )
 
 
 def test_pixels_of_an_isolated_galaxy_add_up_to_its_catalogue_flux(tiny: Survey) -> None:
@@ -63,7 +65,11 @@ def test_pixels_of_an_isolated_galaxy_add_up_to_its_catalogue_flux(tiny: Survey)
     for row in np.flatnonzero(alone):
         brick, y, x = _place(tiny, int(row))
         scene = renderer._scene(brick)
-        if (np.hypot(scene.x - x, scene.y - y) < 150).sum() > 1 or not scene.observed.all() or not 100 < min(y, x) < max(y, x) < 3500:
+        if (
+            (np.hypot(scene.x - x, scene.y - y) < 150).sum() > 1
+            or not scene.observed.all()
+            or not 100 < min(y, x) < max(y, x) < 3500
+        ):
             continue
         window = renderer.render_window(brick, y - 100, x - 100, 201, 201, "grz").astype(float)
         noise = scene.sigma[[0, 1, 3]] * 201
@@ -83,7 +89,9 @@ def test_a_drawn_structure_leaves_the_total_flux_as_it_is(structure: str, tiny: 
     totals = []
     for kind in ("none", structure):
         sources["structure"][row] = kind
-        patches = Renderer(Survey.from_sources(tiny.config, sources))._draw_row(row, 500.2, 499.7, [0, 1, 3], (*scene_psfs[:3],))
+        patches = Renderer(Survey.from_sources(tiny.config, sources))._draw_row(
+            row, 500.2, 499.7, [0, 1, 3], (*scene_psfs[:3],)
+        )
         totals.append(sum(patch.image.sum((1, 2)) for patch in patches))
     np.testing.assert_allclose(totals[1], totals[0], rtol=0.01)
 
@@ -96,7 +104,9 @@ def test_arcs_are_all_that_the_sky_without_arcs_lacks(tiny: Survey, renderer: Re
             continue
         with_arcs = renderer.render_window(brick, y - 50, x - 50, 101, 101, "grz").astype(float)
         without = renderer.render_window(brick, y - 50, x - 50, 101, 101, "grz", arcs=False).astype(float)
-        flux = np.array([tiny.sources[f"source_flux_{band}"][row] for band in "grz"]) * tiny.sources["magnification"][row]
+        flux = (
+            np.array([tiny.sources[f"source_flux_{band}"][row] for band in "grz"]) * tiny.sources["magnification"][row]
+        )
         np.testing.assert_allclose((with_arcs - without).sum((1, 2)), flux, rtol=0.03)
         signal = np.sqrt(((with_arcs - without)[1] ** 2).sum()) / scene.sigma[1]
         assert signal == pytest.approx(tiny.sources["arc_snr"][row], rel=0.03)
@@ -106,7 +116,9 @@ def test_fine_points_are_fine_enough_for_the_arcs(tiny: Survey) -> None:
     row = int(_hosts(tiny)[0])
     parameters = {name: float(tiny.sources[name][row]) for name in lenses.PARAMETERS}
     psf = psf_mixture(1.1)
-    coarse, fine = (lenses.arc_patch(parameters, 0.3, 0.1, np.ones(1), (psf,), k).image for k in (tiny.config.oversampling, 9))
+    coarse, fine = (
+        lenses.arc_patch(parameters, 0.3, 0.1, np.ones(1), (psf,), k).image for k in (tiny.config.oversampling, 9)
+    )
     assert np.abs(coarse - fine).max() < 0.02 * fine.max()
 
 

@@ -73,7 +73,9 @@ def test_a_band_that_was_not_observed_is_a_plane_of_zeros(serve: ServerFactory, 
 def test_one_connection_serves_many_requests_and_threads_get_equal_bytes(serve: ServerFactory, tiny: Survey) -> None:
     server, places = serve(), _positions(tiny, 4)
     with requests.Session() as session:
-        one = [session.get(server.url + "/viewer/fits-cutout", params=GOOD | place, timeout=60).content for place in places]
+        one = [
+            session.get(server.url + "/viewer/fits-cutout", params=GOOD | place, timeout=60).content for place in places
+        ]
     with ThreadPoolExecutor(4) as pool:
         many = list(pool.map(lambda place: _get(server, **GOOD, **place).content, places))
     assert one == many
@@ -86,14 +88,24 @@ def test_sweeps_are_listed_and_served(serve: ServerFactory, tiny_folder: Path) -
         assert f'href="{path.name}"' in listing
     assert _get(server, f"/sweep/10.1/{path.name}").content == path.read_bytes()
     assert _get(server, "/sweep/10.1/sweep-100p000-105p005.fits").status_code == 404
-    assert requests.head(f"{server.url}/sweep/10.1/{path.name}", timeout=60).headers["Content-Length"] == str(path.stat().st_size)
+    assert requests.head(f"{server.url}/sweep/10.1/{path.name}", timeout=60).headers["Content-Length"] == str(
+        path.stat().st_size
+    )
 
 
 @pytest.mark.parametrize(
     ("asked", "status", "first", "last"),
-    [("bytes=0-99", 206, 0, 99), ("bytes=2880-", 206, 2880, None), ("bytes=-50", 206, -50, None), ("bytes=5-2", 416, None, None), ("lines=1-2", 200, 0, None)],
-)  # fmt: skip
-def test_ranges_of_files(serve: ServerFactory, tiny_folder: Path, asked: str, status: int, first: int | None, last: int | None) -> None:
+    [
+        ("bytes=0-99", 206, 0, 99),
+        ("bytes=2880-", 206, 2880, None),
+        ("bytes=-50", 206, -50, None),
+        ("bytes=5-2", 416, None, None),
+        ("lines=1-2", 200, 0, None),
+    ],
+)
+def test_ranges_of_files(
+    serve: ServerFactory, tiny_folder: Path, asked: str, status: int, first: int | None, last: int | None
+) -> None:
     path = next((tiny_folder / "sweeps").glob("*.fits"))
     whole = path.read_bytes()
     answer = requests.get(f"{serve().url}/sweep/10.1/{path.name}", headers={"Range": asked}, timeout=60)
@@ -108,11 +120,15 @@ def test_ranges_of_files(serve: ServerFactory, tiny_folder: Path, asked: str, st
 
 def test_a_server_without_ranges_sends_the_whole_file(serve: ServerFactory, tiny_folder: Path) -> None:
     path = next((tiny_folder / "sweeps").glob("*.fits"))
-    answer = requests.get(f"{serve(accept_ranges=False).url}/sweep/10.1/{path.name}", headers={"Range": "bytes=0-9"}, timeout=60)
+    answer = requests.get(
+        f"{serve(accept_ranges=False).url}/sweep/10.1/{path.name}", headers={"Range": "bytes=0-9"}, timeout=60
+    )
     assert (answer.status_code, len(answer.content)) == (200, path.stat().st_size)
 
 
-def test_a_brick_is_made_when_asked_for_and_kept(serve: ServerFactory, tiny: Survey, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_brick_is_made_when_asked_for_and_kept(
+    serve: ServerFactory, tiny: Survey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = []
 
     def small(renderer: object, brick: int, band: str, folder: str) -> None:
@@ -123,7 +139,7 @@ def test_a_brick_is_made_when_asked_for_and_kept(serve: ServerFactory, tiny: Sur
         path.parent.mkdir(parents=True)
         path.write_bytes(bytes(range(256)) * 30)
 
-    monkeypatch.setattr("lensdata.simulation.server.write_brick", small)
+    monkeypatch.setattr("lensdata.simulation.service.write_brick", small)
     server, brick = serve(), int(tiny.bricks[0])
     name = str(bricks_by_id([brick]).name[0])
     url = f"{server.url}/dr10/south/coadd/{name[:3]}/{name}/legacysurvey-{name}-image-r.fits.fz"
@@ -200,21 +216,37 @@ def test_the_access_log_has_every_request(serve: ServerFactory, tiny: Survey) ->
 
 def test_the_command_line_serves_and_stops_on_sigterm(tiny_folder: Path, tmp_path: Path) -> None:
     port_file = tmp_path / "port"
-    command = [sys.executable, "-m", "lensdata.simulation.server", "--survey", str(tiny_folder), "--port-file", str(port_file)]
+    command = [
+        sys.executable,
+        "-m",
+        "lensdata.simulation.server",
+        "--survey",
+        str(tiny_folder),
+        "--port-file",
+        str(port_file),
+    ]
     process = subprocess.Popen(
-        [*command, "--faults", "permanent_500=1"], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+        [*command, "--faults", "permanent_500=1"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert url == f"http://127.0.0.1:{port_file.read_text().strip()}"
-        assert requests.get(url + "/viewer/fits-cutout", params=GOOD | {"ra": "15", "dec": "-3"}, timeout=60).status_code == 500
+        assert (
+            requests.get(url + "/viewer/fits-cutout", params=GOOD | {"ra": "15", "dec": "-3"}, timeout=60).status_code
+            == 500
+        )
     finally:
         process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
 
 
-@pytest.mark.parametrize(("arguments", "complaint"), [([], "holds no survey.json"), (["--faults", "rate_404=1"], "unknown key")])
+@pytest.mark.parametrize(
+    ("arguments", "complaint"), [([], "holds no survey.json"), (["--faults", "rate_404=1"], "unknown key")]
+)
 def test_a_wrong_command_line_is_one_sentence(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +32,23 @@ def test_sweeps_have_the_130_columns_of_dr10_in_order_and_format(tiny_folder: Pa
             columns = file[1].columns
             assert [(c.name, c.format) for c in columns] == [(c.name, c.format) for c in sweep_columns()]
             assert file[1].header["NAXIS1"] == 505
-            assert os.stat(path).st_size % 2880 == 0
+            assert path.stat().st_size % 2880 == 0
 
 
 def test_our_copy_of_the_columns_is_that_of_the_survey(real_data: Path) -> None:
     with (real_data / "tractor" / "dr10_sweep_columns.csv").open() as handle:
         published = list(csv.DictReader(handle))
     assert [row["column"] for row in published] == [column.name for column in sweep_columns()]
-    formats = {"int16": "I", "int32": "J", "int64": "K", "float32": "E", "float64": "D", "uint8": "B", "boolean": "L", "float32[5]": "5E"}
+    formats = {
+        "int16": "I",
+        "int32": "J",
+        "int64": "K",
+        "float32": "E",
+        "float64": "D",
+        "uint8": "B",
+        "boolean": "L",
+        "float32[5]": "5E",
+    }
     for row, column in zip(published, sweep_columns(), strict=True):
         expected = formats.get(row["type"]) or row["type"].removeprefix("char[").rstrip("]") + "A"
         assert column.format == expected, column.name
@@ -72,11 +80,15 @@ def test_sweep_values_are_those_that_are_drawn(tiny_folder: Path, tiny: Survey) 
         k = np.array([order[int(source)] for source in _ids(rows)])
         for band in "griz":
             seen = rows[f"NOBS_{band.upper()}"] > 0
-            np.testing.assert_allclose(rows[f"FLUX_{band.upper()}"][seen], tiny.sources[f"flux_{band}"][k][seen], rtol=1e-6)
+            np.testing.assert_allclose(
+                rows[f"FLUX_{band.upper()}"][seen], tiny.sources[f"flux_{band}"][k][seen], rtol=1e-6
+            )
             assert (rows[f"FLUX_{band.upper()}"][~seen] == 0).all()
         for column in ("RA", "DEC", "SHAPE_R", "SHAPE_E1", "SERSIC", "MASKBITS", "TYPE", "BRICKNAME"):
             expected = tiny.sources[column.lower()][k]
-            np.testing.assert_array_equal(rows[column], expected.astype(rows[column].dtype) if expected.dtype.kind == "f" else expected)
+            np.testing.assert_array_equal(
+                rows[column], expected.astype(rows[column].dtype) if expected.dtype.kind == "f" else expected
+            )
 
 
 def test_derived_columns_are_consistent(tiny_folder: Path) -> None:
@@ -105,11 +117,15 @@ def test_truth_names_the_lenses_and_their_arcs(tiny_folder: Path, tiny: Survey) 
     assert others["lens_name"].isna().all()
 
 
-def test_a_finished_survey_is_skipped_and_another_configuration_refused(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_survey_is_skipped_and_another_configuration_refused(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = str(Path(__file__).parents[3] / "configs" / "simulation" / "tiny.yaml")
     before = (tiny_folder / "survey.json").stat().st_mtime_ns
     assert survey_job.main(["--config", config, "--output", str(tiny_folder)]) == 0
-    assert survey_job.main(["--config", config, "--output", str(tiny_folder), "faults.rate_503=0.5"]) == 0  # faults are not the sky
+    assert (
+        survey_job.main(["--config", config, "--output", str(tiny_folder), "faults.rate_503=0.5"]) == 0
+    )  # faults are not the sky
     assert survey_job.main(["--config", config, "--output", str(tiny_folder), "seed=7"]) == 2
     assert "seed=42 (now 7)" in capsys.readouterr().err
     assert (tiny_folder / "survey.json").stat().st_mtime_ns == before

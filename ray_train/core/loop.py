@@ -1,0 +1,236 @@
+"""The training loop: epochs of windows, validation, a checkpoint (R-T1 to R-T6). It knows no Ray.
+
+Where it runs, where checkpoints go and who listens is the business of a `RunContext`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ray_train.core import metrics, state
+from ray_train.core.augment import augment
+from ray_train.core.data import StampSource, StampTable
+from ray_train.core.epoch import EpochLog, Record, TrainingError
+from ray_train.core.models import stem_of
+from ray_train.core.optimizer import build_optimizer, set_lr
+from ray_train.core.order import EpochOrder, epoch_order, micro_batches
+from ray_train.core.predict import predict
+from ray_train.core.recipe import Recipe, best_epoch, should_stop
+from ray_train.core.window import MicroBatch, Stepper
+
+log = logging.getLogger(__name__)
+
+__all__ = ["Record", "RunContext", "Trainer", "TrainingError", "fit", "train_epoch", "validate"]
+
+
+class RunContext(Protocol):
+    """What the loop needs to know of its surroundings."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def records(self) -> list[Record]:
+        """Records of the epochs that are done, from 0."""
+        ...
+
+    def last_checkpoint(self) -> bytes | None:
+        """The checkpoint of the latest of them."""
+        ...
+
+    def epoch_done(self, records: list[Record], checkpoint: bytes | None) -> None:
+        """Keep the latest record and checkpoint (worker 0 has one); called by all workers, once per epoch."""
+        ...
+
+
+@dataclass
+class Trainer:
+    """A run in progress."""
+
+    recipe: Recipe
+    model: nn.Module
+    train: StampSource
+    val: StampSource
+    context: RunContext
+    stepper: Stepper
+    network: dict[str, Any]
+
+
+def fit(
+    recipe: Recipe, model: nn.Module, train: StampSource, val: StampSource, context: RunContext, network: dict[str, Any]
+) -> list[Record]:
+    """Train, from the start or from where the run was interrupted.
+
+    Parameters
+    ----------
+    model
+        Freshly built, with the same weights on all workers.
+    train, val
+        The two splits.
+    network
+        Name and options of the network, kept in the checkpoint.
+
+    Returns
+    -------
+    list of dict
+        One record per epoch; `model` has the weights of the last.
+    """
+    trainer = _prepare(recipe, model, train, val, context, network)
+    records = context.records()
+    _restore(trainer, records)
+    while len(records) < recipe.epochs and not _stops(recipe, records):
+        epoch = len(records)
+        record = train_epoch(trainer, epoch) | validate(trainer)
+        record["best"] = best_epoch([*records, record], recipe.best_monitor) == epoch
+        records.append(record)
+        context.epoch_done(records, _checkpoint(trainer, epoch) if context.rank == 0 else None)
+    return records
+
+
+def train_epoch(trainer: Trainer, epoch: int) -> Record:
+    """One pass over the training split; returns its part of the record."""
+    recipe, context, table = trainer.recipe, trainer.context, trainer.train.table
+    state.seed_generators(recipe.seed, epoch, context.rank)
+    lr = recipe.schedule.rate(epoch, recipe.lr, recipe.epochs)
+    set_lr(trainer.stepper.optimizer, lr)
+    order = epoch_order(table.group_sizes, seed=recipe.seed, epoch=epoch, shuffle_rows=recipe.shuffle_rows)
+    steps = micro_batches(
+        len(table),
+        micro_batch=recipe.micro_batch,
+        accumulation=recipe.accumulation,
+        drop_last=recipe.drop_last,
+        rank=context.rank,
+        world=context.world,
+    )
+    weights = _loss_weights(recipe, table)[order.rows]
+    micro = _micro(trainer, epoch, order, [piece for step in steps for piece in step])
+    done = EpochLog(recipe, table, order, epoch, context.world, context.device)
+    trainer.model.train()
+    for index, step in enumerate(steps):
+        window = slice(index * recipe.window_rows, (index + 1) * recipe.window_rows)
+        window_weight = float(weights[window].sum(dtype=np.float64))
+        freeze_stem = epoch < recipe.frozen_stem_epochs
+        result = trainer.stepper.step(islice(micro, len(step)), len(step), window_weight, freeze_stem=freeze_stem)
+        done.add(result, window_weight, rows=sum(stop - start for start, stop in step))
+    return done.record(lr)
+
+
+def validate(trainer: Trainer) -> Record:
+    """Every validation stamp once; its part of the record."""
+    started = time.perf_counter()
+    _share_buffers(trainer.model, trainer.context)
+    table = trainer.val.table
+    logits = predict(
+        trainer.model,
+        trainer.val,
+        batch=trainer.recipe.evaluation_batch,
+        device=trainer.context.device,
+        rank=trainer.context.rank,
+        world=trainer.context.world,
+    )
+    negative, positive = metrics.class_accuracy(table.labels, logits)
+    return {
+        "val_loss": metrics.cross_entropy(table.labels, logits, _loss_weights(trainer.recipe, table)),
+        "val_auc": metrics.auc(table.labels, logits),
+        "val_accuracy_negative": negative,
+        "val_accuracy_positive": positive,
+        "val_seconds": time.perf_counter() - started,
+    }
+
+
+def _prepare(
+    recipe: Recipe, model: nn.Module, train: StampSource, val: StampSource, context: RunContext, network: dict[str, Any]
+) -> Trainer:
+    model.to(context.device, memory_format=torch.channels_last)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    optimizer = build_optimizer(
+        model, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+    )
+    wrapped: nn.Module = model
+    if context.world > 1:  # statistics of BatchNorm are shared once per epoch, before validation
+        wrapped = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    stepper = Stepper(
+        model=wrapped, stem=model.get_submodule(stem_of(model)), optimizer=optimizer,
+        scaler=torch.amp.GradScaler(context.device.type, enabled=recipe.precision == "fp16"),
+        world=context.world, precision=recipe.precision, clip_norm=recipe.clip_norm,
+        blank=_blank(train, next(model.parameters()).dtype),
+    )  # fmt: skip
+    return Trainer(recipe, model, train, val, context, stepper, network)
+
+
+def _blank(source: StampSource, dtype: torch.dtype) -> torch.Tensor:
+    first = next(iter(source.batches(source.table.in_order(), [(0, 1)])))
+    return torch.zeros_like(first, dtype=dtype)
+
+
+def _restore(trainer: Trainer, records: list[Record]) -> None:
+    data = trainer.context.last_checkpoint() if records else None
+    if data is None:
+        return
+    saved = state.load(data, trainer.context.device)
+    if saved["epoch"] != records[-1]["epoch"]:
+        raise state.CheckpointError(
+            f"the checkpoint is of epoch {saved['epoch']}, the record of {records[-1]['epoch']}"
+        )
+    trainer.model.load_state_dict(saved["model"])
+    trainer.stepper.optimizer.load_state_dict(saved["optimizer"])
+    trainer.stepper.scaler.load_state_dict(saved["scaler"])
+    log.info("resumed epoch=%d", len(records))
+
+
+def _checkpoint(trainer: Trainer, epoch: int) -> bytes:
+    stepper = trainer.stepper
+    return state.dump(
+        epoch=epoch,
+        seed=trainer.recipe.seed,
+        model=trainer.model,
+        optimizer=stepper.optimizer,
+        scaler=stepper.scaler,
+        recipe=trainer.recipe.values(),
+        network=trainer.network,
+    )
+
+
+def _stops(recipe: Recipe, records: list[Record]) -> bool:
+    stops = should_stop(records, patience=recipe.patience, min_delta=recipe.min_delta, monitor=recipe.stop_monitor)
+    if stops:
+        log.info(
+            "stopped early epoch=%d monitor=%s patience=%d", len(records) - 1, recipe.stop_monitor, recipe.patience
+        )
+    return stops
+
+
+def _micro(trainer: Trainer, epoch: int, order: EpochOrder, slices: list[tuple[int, int]]) -> Iterator[MicroBatch]:
+    """This worker's micro-batches of an epoch: augmented stamps, smoothed labels, weights."""
+    recipe, table, device = trainer.recipe, trainer.train.table, trainer.context.device
+    dtype = next(trainer.model.parameters()).dtype
+    rows = torch.from_numpy(order.rows).to(device)
+    ids = torch.from_numpy(table.cutout_ids).to(device)
+    targets = torch.from_numpy(table.labels).to(device, dtype)
+    targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
+    weights = torch.from_numpy(_loss_weights(recipe, table)).to(device, dtype)
+    for (start, stop), images in zip(slices, trainer.train.batches(order, slices), strict=True):
+        index = rows[start:stop]
+        view = augment(images, recipe.augment, seed=recipe.seed, epoch=epoch, cutout_ids=ids[index], indices=index)
+        yield MicroBatch(view.to(dtype).contiguous(memory_format=torch.channels_last), targets[index], weights[index])
+
+
+def _loss_weights(recipe: Recipe, table: StampTable) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return table.weights if recipe.weighted else np.ones(len(table), np.float32)
+
+
+def _share_buffers(model: nn.Module, context: RunContext) -> None:
+    if context.world > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, src=0)

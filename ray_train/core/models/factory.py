@@ -1,0 +1,108 @@
+"""`build_model`: networks by name, for any number of input planes (R-M1, R-M2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ray_train.core.models.shielded import PRESETS, shielded_resnet
+from ray_train.core.models.weights import State, adapt_first_convolution, load_pretrained
+from ray_train.core.torchvision_compat import torchvision
+
+
+def build_model(
+    arch: str,
+    in_channels: int = 3,
+    *,
+    dropout: float = 0.2,
+    preset: str = "p4",
+    weights: State | None = None,
+) -> nn.Module:
+    """A network that maps (n, in_channels, H, W) to (n, 1) logits.
+
+    Parameters
+    ----------
+    arch
+        "resnet18" (11,177,025 parameters at 3 planes), "efficientnet_v2_s" (20,178,769) or "shielded_resnet".
+    in_channels
+        Planes of the input.
+    dropout
+        Before the last layer of efficientnet_v2_s.
+    preset
+        Of shielded_resnet: "p4" (194,433 parameters), "l18" (3,511,681) or "h21" (66,401).
+    weights
+        A state_dict to start from; its last layer is left out where its shape differs, its first is inflated or
+        summed to `in_channels`.
+
+    Raises
+    ------
+    ValueError
+        Unknown name or preset, or weights of another network.
+    """
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {arch!r}; known are {', '.join(ARCHITECTURES)}")
+    if in_channels < 1:
+        raise ValueError(f"in_channels must be at least 1, found {in_channels}")
+    model = ARCHITECTURES[arch](in_channels, dropout, preset)
+    if weights is not None:
+        load_pretrained(model, weights, stem_of(model))
+    return model
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def stem_of(model: nn.Module) -> str:
+    """Name of the first convolution: what `frozen_stem_epochs` keeps fixed and new planes change."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            return name
+    raise ValueError("the network has no convolution")
+
+
+def _resnet18(in_channels: int, dropout: float, preset: str) -> nn.Module:
+    model: nn.Module = torchvision().models.resnet18(weights=None, num_classes=1)
+    return _with_planes(model, in_channels)
+
+
+def _efficientnet_v2_s(in_channels: int, dropout: float, preset: str) -> nn.Module:
+    model: nn.Module = torchvision().models.efficientnet_v2_s(weights=None, dropout=dropout, num_classes=1)
+    return _with_planes(model, in_channels)
+
+
+def _shielded_resnet(in_channels: int, dropout: float, preset: str) -> nn.Module:
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r} of shielded_resnet; known are {', '.join(PRESETS)}")
+    return shielded_resnet(in_channels, PRESETS[preset])
+
+
+def _with_planes(model: nn.Module, in_channels: int) -> nn.Module:
+    name = stem_of(model)
+    old = model.get_submodule(name)
+    assert isinstance(old, nn.Conv2d)
+    if old.in_channels == in_channels:
+        return model
+    new = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        old.kernel_size,
+        old.stride,
+        old.padding,
+        bias=old.bias is not None,
+    )
+    with torch.no_grad():  # the spread that the old weights had, for the new number of planes
+        new.weight.copy_(adapt_first_convolution(old.weight, in_channels))
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new)
+    return model
+
+
+ARCHITECTURES: dict[str, Callable[[int, float, str], nn.Module]] = {
+    "resnet18": _resnet18,
+    "efficientnet_v2_s": _efficientnet_v2_s,
+    "shielded_resnet": _shielded_resnet,
+}

@@ -1,0 +1,172 @@
+"""Starting Ray and running the training loop in Ray Train's workers (R-T1).
+
+Import it after `ray_environment.prepare`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from lensdata import steps, storage
+from lensdata.config.training import ExecutionConfig, TrainingConfig
+from lensdata.errors import InputError
+from lensdata.steps import JobFailed
+from ray_train.context import RayTrainContext, choose_device, tell, use_threads
+from ray_train.core.loop import TrainingError
+from ray_train.core.recipe import Recipe
+from ray_train.run_folder import RunFolder
+from ray_train.trackers import TensorBoard
+from ray_train.training import Plan, recipe_of, run_training
+
+log = logging.getLogger(__name__)
+
+FOLLOW_SECONDS = 2.0
+
+
+@contextlib.contextmanager
+def ray_session(execution: ExecutionConfig) -> Iterator[None]:
+    """Connect to the cluster that RAY_ADDRESS names, or start one in this process for as long as it is needed."""
+    if ray.is_initialized():
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+    else:
+        cores = max(os.cpu_count() or 1, execution.num_workers * cpus_per_worker(execution))
+        ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def followed(folder: RunFolder, recipe: Recipe) -> Iterator[None]:
+    """Log the epochs here as they appear in the run folder.
+
+    Ray's own relay of the workers' output mixes in its internals and prefixes every line; the workers' complete
+    logs are in Ray's session folder.
+    """
+    stopped, told = threading.Event(), len(folder.records())
+
+    def follow() -> None:
+        nonlocal told
+        ending = False
+        while not ending:
+            ending = stopped.wait(FOLLOW_SECONDS)
+            records = folder.records()
+            while told < len(records):
+                told += 1
+                tell(records[:told], recipe)
+
+    thread = threading.Thread(target=follow, name="follow-run", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def cpus_per_worker(execution: ExecutionConfig) -> int:
+    """CPUs that a worker reserves: what it was given, all cores of an embedded Ray, one on a cluster."""
+    if execution.threads:
+        return execution.threads
+    if os.environ.get("RAY_ADDRESS"):
+        return 1
+    return max(1, (os.cpu_count() or 1) // execution.num_workers)
+
+
+def use_gpu(execution: ExecutionConfig) -> bool:
+    """Whether workers get a GPU each.
+
+    Raises
+    ------
+    InputError
+        The cluster cannot hold the workers: Ray would wait for ever.
+    """
+    have = ray.cluster_resources()
+    gpus = have.get("GPU", 0) >= execution.num_workers
+    if execution.device == "cuda" and not gpus:
+        raise InputError(
+            f"execution.device is cuda for {execution.num_workers} workers; Ray has {have.get('GPU', 0):g} GPUs."
+        )
+    wanted = cpus_per_worker(execution) * execution.num_workers
+    if wanted > have.get("CPU", 0):
+        raise InputError(f"{execution.num_workers} workers want {wanted} CPUs; Ray has {have.get('CPU', 0):g}.")
+    return gpus and execution.device != "cpu"
+
+
+def train_on_ray(plan: Plan, config: TrainingConfig) -> None:
+    """Run a plan in Ray Train's workers.
+
+    Raises
+    ------
+    JobFailed
+        Training stopped for a reason that a restart would meet again.
+    """
+    with ray_session(config.execution):
+        folder = storage.join(plan.output, "ray")
+        try:
+            with followed(RunFolder(plan.output), recipe_of(config)):
+                result = make_trainer(plan, config, folder).fit()
+        finally:
+            storage.remove(folder)  # Ray's bookkeeping; the run itself lies beside it
+        if result.return_value:
+            raise JobFailed(str(result.return_value))
+
+
+def make_trainer(plan: Plan, config: TrainingConfig, folder: str) -> TorchTrainer:
+    """The trainer; `folder` takes what Ray writes while it runs."""
+    execution = config.execution
+    gpu = use_gpu(execution)
+    resources: dict[str, float] = {"CPU": cpus_per_worker(execution), **({"GPU": 1} if gpu else {})}
+    filesystem, path = storage.filesystem(folder) if storage.is_s3(folder) else (None, folder)
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=asdict(plan),
+        scaling_config=ray.train.ScalingConfig(num_workers=execution.num_workers, use_gpu=gpu,
+                                               resources_per_worker=resources),
+        run_config=ray.train.RunConfig(
+            # A new name each time: what is done is in our run folder, and Ray shall not look for its own.
+            name=f"attempt-{uuid.uuid4().hex[:8]}",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=execution.max_failures),
+        ),
+    )  # fmt: skip
+
+
+def train_worker(values: dict[str, Any]) -> str | None:
+    """What each worker runs; returns why training stopped, or None.
+
+    A loss that is not a number would be the same after a restart, so it is returned and not raised: Ray restarts
+    workers that raise.
+    """
+    steps.setup_logging()
+    plan = Plan(**values)
+    config = TrainingConfig.model_validate(plan.config)
+    session, folder = ray.train.get_context(), RunFolder(plan.output)
+    use_threads(config.execution.threads, session.get_local_world_size())
+    device = choose_device(config.execution.device)
+    rank = session.get_world_rank()
+    trackers = [TensorBoard(folder.path("tensorboard"))] if config.trackers.tensorboard and rank == 0 else []
+    context = RayTrainContext(
+        folder, recipe_of(config), device, rank, session.get_world_size(), config.health.fatal, trackers
+    )
+    try:
+        run_training(plan, context)
+    except TrainingError as error:
+        return str(error)
+    return None

@@ -1,0 +1,244 @@
+"""One training run, worker side and driver side, whatever runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from lensdata import storage, tables
+from lensdata.config.training import TrainingConfig
+from lensdata.errors import InputError
+from lensdata.shards.layout import ImageLayout
+from lensdata.shards.manifests import SPLITS, Manifest, read_manifest, require_classes
+from ray_train.context import LocalContext
+from ray_train.core import state
+from ray_train.core.images import ImageRecipe
+from ray_train.core.loop import fit
+from ray_train.core.models import build_model
+from ray_train.core.models.weights import State
+from ray_train.core.predict import predict
+from ray_train.core.recipe import Recipe
+from ray_train.core.schedule import Schedule
+from ray_train.run_folder import RunFolder
+from ray_train.stamps import check_images, residency_for, stamp_source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker needs to know; plain values, so that it travels (and shows in Ray's dashboard)."""
+
+    config: dict[str, Any]
+    manifest: str
+    output: str
+    init_from: str | None
+    test_limit: int | None
+
+
+def recipe_of(config: TrainingConfig) -> Recipe:
+    """The loop's own form of a configuration."""
+    return Recipe(
+        seed=config.seed, epochs=config.epochs, images=image_recipe(config), augment=config.images.augment,
+        shuffle_rows=config.data.shuffle_rows, micro_batch=config.batch.micro_batch,
+        accumulation=config.batch.accumulation, drop_last=config.batch.drop_last,
+        evaluation_batch=config.batch.evaluation, optimizer=config.optimizer.name, lr=config.optimizer.lr,
+        weight_decay=config.optimizer.weight_decay, momentum=config.optimizer.momentum,
+        schedule=Schedule(**config.schedule.model_dump()), weighted=config.loss.weighted,
+        label_smoothing=config.loss.label_smoothing, clip_norm=config.loss.clip_norm, precision=config.precision,
+        frozen_stem_epochs=config.model.frozen_stem_epochs, patience=config.early_stopping.patience,
+        min_delta=config.early_stopping.min_delta, stop_monitor=config.early_stopping.monitor,
+        best_monitor=config.checkpoints.monitor, keep_every=config.checkpoints.keep_every,
+    )  # fmt: skip
+
+
+def image_recipe(config: TrainingConfig) -> ImageRecipe:
+    """How stamps become network input."""
+    return ImageRecipe(normalisation=config.images.normalisation, crop=config.images.crop)
+
+
+def training_manifest(config: TrainingConfig, uri: str, test_limit: int | None) -> Manifest:
+    """The manifest with the splits that this run uses.
+
+    Raises
+    ------
+    InputError
+        A class is missing from train or val, or the fold asked for does not exist.
+    """
+    manifest = read_manifest(uri)
+    if config.data.held_out_fold is not None:
+        manifest = hold_out_fold(manifest, config.data.held_out_fold)
+    if test_limit is not None:
+        manifest = manifest.head(test_limit)
+    require_classes(manifest, ("train", "val"))
+    return manifest
+
+
+def hold_out_fold(manifest: Manifest, fold: int) -> Manifest:
+    """Splits by fold: this one tests, the next one validates, the others train (R-N2)."""
+    if "fold" not in manifest.table.column_names or manifest.table["fold"].null_count:
+        raise InputError(f"Manifest {manifest.uri} has no complete column 'fold', so none can be held out.")
+    folds = manifest.column("fold").astype(np.int64)
+    known = np.unique(folds)
+    if fold not in known or len(known) < 3:
+        raise InputError(
+            f"data.held_out_fold {fold}: manifest {manifest.uri} has folds {known.tolist()}; 3 are needed."
+        )
+    following = known[(np.searchsorted(known, fold) + 1) % len(known)]
+    split = np.where(folds == fold, "test", np.where(folds == following, "val", "train"))
+    index = manifest.table.column_names.index("split")
+    return Manifest(manifest.uri, manifest.table.set_column(index, "split", pa.array(split)))
+
+
+def network_of(config: TrainingConfig, layout: ImageLayout) -> dict[str, Any]:
+    """Everything that `build_network` needs, kept in every checkpoint."""
+    return {
+        "arch": config.model.arch,
+        "in_channels": len(layout.bands),
+        "dropout": config.model.dropout,
+        "preset": config.model.preset,
+        "bands": list(layout.bands),
+        "unit": layout.unit,
+    }
+
+
+def build_network(network: dict[str, Any], weights: State | None = None) -> nn.Module:
+    """The network; its options are errors for the user."""
+    try:
+        return build_model(
+            network["arch"],
+            network["in_channels"],
+            dropout=network["dropout"],
+            preset=network["preset"],
+            weights=weights,
+        )
+    except ValueError as error:
+        raise InputError(f"model: {error}.") from error
+
+
+def read_weights(config: TrainingConfig, init_from: str | None) -> State | None:
+    """Weights to start from: a run's best checkpoint, a checkpoint or a state_dict file; None for random ones."""
+    source = init_from or config.model.weights
+    if source is None:
+        return None
+    if storage.is_folder(source):
+        return dict(state.load(RunFolder(source).checkpoint("best"))["model"])
+    data = storage.read_bytes(source)
+    digest = hashlib.sha256(data).hexdigest()
+    if config.model.weights_sha256 not in (None, digest) and not init_from:
+        raise InputError(f"Weights {source} have SHA-256 {digest}, expected {config.model.weights_sha256}.")
+    return _state_dict(data, source)
+
+
+def _state_dict(data: bytes, source: str) -> State:
+    import io
+
+    try:
+        values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for a broken file
+        raise InputError(
+            f"Weights {source} cannot be read as a PyTorch state_dict ({type(error).__name__})."
+        ) from error
+    if isinstance(values, dict) and isinstance(values.get("model"), dict):
+        values = values["model"]
+    if not isinstance(values, dict) or not all(isinstance(value, torch.Tensor) for value in values.values()):
+        raise InputError(f"Weights {source} hold no state_dict of tensors.")
+    return values
+
+
+def check_plan(plan: Plan) -> dict[str, Any]:
+    """Everything that can be wrong before a worker starts; returns facts for `run_info.json`.
+
+    Raises
+    ------
+    InputError
+        Manifest, images, network or weights do not fit together.
+    """
+    config = TrainingConfig.model_validate(plan.config)
+    manifest = training_manifest(config, plan.manifest, plan.test_limit)
+    layout = manifest.layout()
+    check_images(image_recipe(config), layout)
+    model = build_network(network_of(config, layout), read_weights(config, plan.init_from))
+    counts = {
+        split: {"rows": len(part), "positive": int(part.column("label").sum())}
+        for split in SPLITS
+        if len(part := manifest.split(split))
+    }
+    window = config.batch.micro_batch * config.batch.accumulation
+    if config.batch.drop_last and counts["train"]["rows"] < window:
+        raise InputError(
+            f"batch.drop_last leaves nothing: {counts['train']['rows']} training rows, windows of {window}."
+        )
+    return {
+        "splits": counts,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "images": {
+            "shape": list(layout.shape),
+            "dtype": layout.dtype,
+            "bands": list(layout.bands),
+            "unit": layout.unit,
+        },
+    }
+
+
+def run_training(plan: Plan, context: LocalContext) -> None:
+    """Train and score with the best checkpoint; every worker runs this."""
+    config = TrainingConfig.model_validate(plan.config)
+    manifest = training_manifest(config, plan.manifest, plan.test_limit)
+    layout, images = manifest.layout(), image_recipe(config)
+    residency = residency_for(config.execution.residency, manifest, layout, images, context.device)
+    context.facts = {
+        "device": context.device.type,
+        "threads": torch.get_num_threads(),
+        "workers": context.world,
+        "residency": residency,
+    }
+    network = network_of(config, layout)
+    torch.manual_seed(config.seed)
+    model = build_network(network, read_weights(config, plan.init_from))
+    sources = {
+        split: stamp_source(part, layout, images, context.device, residency)
+        for split in SPLITS
+        if len(part := manifest.split(split))
+    }
+    fit(context.recipe, model, sources["train"], sources["val"], context, network)
+    best = state.load(context.folder.checkpoint("best"), context.device)
+    model.load_state_dict(best["model"])
+    for split, source in sources.items():
+        logits = predict(
+            model, source, batch=config.batch.evaluation, device=context.device, rank=context.rank, world=context.world
+        )
+        if context.rank == 0:
+            scores = score_table(manifest.split(split), logits, config, context.folder.run_id)
+            write_scores(scores, context.folder.path("scores", "dataset", f"{split}.parquet"))
+
+
+def score_table(manifest: Manifest, logits: np.ndarray[Any, Any], config: TrainingConfig, run_id: str) -> pa.Table:
+    """Scores in their declared columns (R-T6)."""
+    rows, count = manifest.table, len(manifest)
+    z = logits.astype(np.float32)
+    columns = {
+        "run_id": pa.array([run_id] * count, pa.string()),
+        "model": pa.array([config.model.arch] * count, pa.string()),
+        "fold": pa.array([config.data.held_out_fold] * count, pa.int8()),
+        "logit": pa.array(z),
+        "score": pa.array((1.0 / (1.0 + np.exp(-z.astype(np.float64)))).astype(np.float32)),
+        "tier": rows["tier"] if "tier" in rows.column_names else pa.nulls(count, pa.string()),
+    }
+    columns |= {name: rows[name] for name in ("cutout_id", "split", "label", "sample_weight")}
+    return tables.validate(pa.table(columns), tables.SCORES, manifest.uri)
+
+
+def write_scores(scores: pa.Table, uri: str) -> None:
+    """Write a part of a scores table, atomically."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(scores, sink)
+    storage.write_bytes(uri, sink.getvalue().to_pybytes())
