@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -206,6 +207,8 @@ def run(pipeline: Pipeline, screen: Screen) -> dict[str, float]:
 def _run_step(
     pipeline: Pipeline, step: StepEntry, index: int, force: bool, lock: int, screen: Screen, *, resumed: bool
 ) -> float:
+    if jobs.find(step.run).engine == "spark" and not (os.environ.get("JAVA_HOME") or shutil.which("java")):
+        raise InputError(f"Step {step.name} needs Java 17 for Spark: install it, or set JAVA_HOME to where it is.")
     command = pipeline.command(step, force=force)
     log = _log_file(pipeline, f"{index:02d}-{step.name}")
     offset = log.stat().st_size if log.exists() else 0
