@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from infra import pipeline as pipelines
 from infra.screen import Screen
 from lensdata import __version__, storage
+from lensdata.config.base import load_config
+from lensdata.config.pipeline import PipelineConfig
 from lensdata.errors import InputError
 from lensdata.steps import EXIT_DONE, EXIT_FAILED, EXIT_INPUT
 
@@ -81,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     path = _pipeline_file(args.pipeline)
-    output = args.output or f"runs/{path.stem}"
+    output = args.output or f"runs/{load_config(PipelineConfig, path).name}"
     output = output.rstrip("/") if storage.is_s3(output) else str(Path(output).resolve())
     options = pipelines.Options(output, args.spark_on, args.ray_on, tuple(args.force), args.start_from, args.dry_run)
     pipeline = pipelines.Pipeline.load(str(path), options)
@@ -97,10 +100,18 @@ def _run(args: argparse.Namespace) -> int:
     except pipelines.StepFailed as failure:
         screen.say(failure.message, "red")
         screen.say(f"log     {failure.log}")
-        screen.say(f"resume  lensdata run {args.pipeline}" + (f" --output {args.output}" if args.output else ""))
+        screen.say(f"resume  {_resume(args)}")
         return EXIT_INPUT if failure.code == EXIT_INPUT else EXIT_FAILED
     _finish(pipeline, screen, seconds)
     return EXIT_DONE
+
+
+def _resume(args: argparse.Namespace) -> str:
+    """The command that goes on from a failure; what was forced and done need not be forced again."""
+    words = ["lensdata", "run", args.pipeline, *(["--output", args.output] if args.output else [])]
+    words += ["--ray-on", args.ray_on] if args.ray_on != "local" else []
+    words += ["--from", args.start_from] if args.start_from else []
+    return shlex.join(words)
 
 
 def _pipeline_file(name: str) -> Path:

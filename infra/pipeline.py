@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -19,14 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from infra import processes
 from infra.screen import Screen
 from lensdata import jobs, steps, storage
 from lensdata.config.base import load_config
 from lensdata.config.pipeline import PipelineConfig, StepEntry
 from lensdata.errors import InputError
+from lensdata.hashing import text_hash
 
 SERVICE_MODULES = {"mock_sky": "lensdata.simulation.server"}
 
@@ -59,7 +59,6 @@ class Pipeline:
     config: PipelineConfig
     options: Options
     services: dict[str, str] = field(default_factory=dict)
-    rerun: set[str] = field(default_factory=set)
 
     @classmethod
     def load(cls, path: str, options: Options) -> Pipeline:
@@ -76,6 +75,13 @@ class Pipeline:
         for wanted in (*options.force, *([options.start_from] if options.start_from else [])):
             if wanted not in names:
                 raise InputError(f"Pipeline {config.name} has no step {wanted!r}; its steps are {', '.join(names)}.")
+        if options.start_from:
+            before = names[: names.index(options.start_from)]
+            for wanted in options.force:
+                if wanted in before:
+                    raise InputError(
+                        f"--force {wanted} lies before --from {options.start_from}; leave one of them out."
+                    )
         for step in config.steps:  # every command line is checked before the first step runs
             pipeline.request(step)
         return pipeline
@@ -94,12 +100,8 @@ class Pipeline:
         argv += ["--test-limit", str(step.test_limit)] if step.test_limit is not None else []
         argv += [f"inputs.{name}={self._input(step, value)}" for name, value in step.inputs.items()]
         for key, value in step.overrides.items():
-            text = (
-                self._fill(step, value)
-                if isinstance(value, str)
-                else yaml.safe_dump(value, default_flow_style=True).strip()
-            )
-            argv.append(f"{key}={text.removesuffix('...').strip()}")
+            filled = self._fill(step, value) if isinstance(value, str) else value
+            argv.append(f"{key}={json.dumps(filled)}")  # JSON is YAML: a text stays a text whatever it looks like
         return argv
 
     def _input(self, step: StepEntry, value: str) -> str:
@@ -152,8 +154,8 @@ class Pipeline:
     def decide(self, step: StepEntry) -> tuple[steps.State, bool]:
         """What is to be done about a step, and whether it needs ``--force``.
 
-        A step whose inputs were made anew in this run replaces its output without being told; any other difference is an
-        error for the user to decide.
+        A step of which only inputs changed that other steps of this pipeline made replaces its output without being told, as
+        a make rule would; any other difference is an error for the user to decide.
         """
         if step.name in self.options.force:
             return "replace", True
@@ -161,8 +163,9 @@ class Pipeline:
         try:
             return steps.state(request), False
         except InputError:
-            upstream = {value.split("/", 1)[0] for value in step.inputs.values()}
-            if upstream & self.rerun and steps.only_inputs_differ(request):
+            names = {entry.name for entry in self.config.steps}
+            changed = steps.changed_inputs(request)
+            if changed and all(name in step.inputs and step.inputs[name].split("/", 1)[0] in names for name in changed):
                 return "replace", True
             raise
 
@@ -200,7 +203,6 @@ def run(pipeline: Pipeline, screen: Screen) -> dict[str, float]:
                 if service not in pipeline.services:
                     pipeline.services[service] = stack.enter_context(_service(pipeline, service))
             seconds[step.name] = _run_step(pipeline, step, index, force, lock, screen, resumed=now == "resume")
-            pipeline.rerun.add(step.name)
     return seconds
 
 
@@ -229,16 +231,18 @@ def _run_step(
 
 
 def _log_file(pipeline: Pipeline, name: str) -> Path:
-    """Logs lie in the output folder where it is local, else under ``logs/`` here."""
-    output = pipeline.options.output
-    folder = Path("logs") / pipeline.config.name if storage.is_s3(output) else storage.local_path(output) / "logs"
-    return folder / f"{name}.log"
+    return _local_folder(pipeline.options.output) / "logs" / f"{name}.log"
+
+
+def _local_folder(output: str) -> Path:
+    """Where lock and logs of a run lie: in its output folder, for one on S3 under ``runs/`` here."""
+    return Path("runs") / f"s3-{text_hash(output)}" if storage.is_s3(output) else storage.local_path(output)
 
 
 @contextmanager
 def _lock(output: str) -> Iterator[int]:
     """One run per output folder. Steps inherit the lock, so a step that outlives a killed runner still holds it."""
-    folder = Path("logs") if storage.is_s3(output) else storage.local_path(output)
+    folder = _local_folder(output)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as handle:
         try:

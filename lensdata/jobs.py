@@ -14,7 +14,7 @@ _ALL = (
     Job("match_positives", "spark_jobs.match_positives", "spark", catalogue.MatchPositivesConfig,
         "Match the lens catalogue to Tractor sources (R-S3).", ("near_lenses", "lenses")),
     Job("sample_negatives", "spark_jobs.sample_negatives", "spark", catalogue.SampleNegativesConfig,
-        "Draw N1 and N2 negatives per stratum, exactly (R-S4, R-S5).", ("pool", "positives"), ("morphology",)),
+        "Draw N1 and N2 negatives per stratum, exactly (R-S4, R-S5).", ("pool", "positives")),
     Job("assign_splits", "spark_jobs.assign_splits", "spark", catalogue.AssignSplitsConfig,
         "Give every object its split by HEALPix hash (R-S6).", ("positives",), ("negatives",)),
     Job("fetch_cutouts", "spark_jobs.fetch_cutouts", "spark", cutouts.FetchCutoutsConfig,

@@ -196,7 +196,7 @@ def state(request: Request, wanted: dict[str, Any] | None = None) -> State:
     name = "_table.json" if finished else "_started.json"
     described = storage.join(request.output, name)
     if not storage.exists(described):
-        if storage.exists(request.output) and storage.list_files(request.output) and not request.force:
+        if _foreign_files(request.output) and not request.force:
             raise InputError(
                 f"Output {request.output} holds files that {request.job.name} did not write; choose another folder or use --force."
             )
@@ -212,14 +212,25 @@ def state(request: Request, wanted: dict[str, Any] | None = None) -> State:
     return "done" if finished else "resume"
 
 
-def only_inputs_differ(request: Request) -> bool:
-    """True if the output was made by this configuration from other inputs: a rerun is all that is needed."""
+def changed_inputs(request: Request) -> list[str] | None:
+    """Inputs whose content is no longer what the output was made from; None where something else differs as well."""
     described = storage.join(request.output, "_table.json")
     if not storage.exists(described):
         described = storage.join(request.output, "_started.json")
-    found = storage.read_json(described).get("identity", {}) if storage.exists(described) else {}
-    wanted = identity(request)
-    return bool(found) and {**found, "inputs": None} == {**wanted, "inputs": None}
+    if not storage.exists(described):
+        return None
+    found, wanted = storage.read_json(described).get("identity", {}), identity(request)
+    if {**found, "inputs": None} != {**wanted, "inputs": None}:
+        return None
+    old, new = found["inputs"], wanted["inputs"]
+    return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+
+
+def _foreign_files(output: str) -> bool:
+    """Files that no step wrote; half-written marks of a killed start and an interrupted publication are ours."""
+    if storage.exists(storage.join(output, storage.PUBLISHING)):
+        return False
+    return any(not name.rsplit("/", 1)[-1].startswith(".") for name in storage.list_files(output))
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any], request: Request) -> str:
@@ -281,11 +292,15 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
         )
         return EXIT_DONE
     started = time.time()
+    for old in storage.leftovers(request.output):
+        storage.remove(old)
     work = request.output
     if job.kind == "table":
-        work = _temporary(request.output)
+        work = storage.join(
+            request.output, "..", f"_temporary-{request.output.rsplit('/', 1)[-1]}-{uuid.uuid4().hex[:8]}"
+        )
     elif now == "replace":
-        storage.remove(request.output)
+        storage.discard_folder(request.output)
     storage.make_folder(work)
     if job.kind == "part":
         storage.write_json(storage.join(work, "_started.json"), {"step": job.name, "identity": wanted})
@@ -308,15 +323,6 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
         storage.publish_folder(work, request.output)
     log.info("step=%s done rows=%d seconds=%.1f", job.name, outcome.rows, time.time() - started)
     return EXIT_DONE
-
-
-def _temporary(output: str) -> str:
-    """A fresh folder beside the output; what an earlier, killed attempt left there is removed."""
-    parent, _, name = output.rpartition("/")
-    if not storage.is_s3(output):
-        for old in [*Path(parent).glob(f"_temporary-{name}-*"), *Path(parent).glob(f"_old-*-{name}")]:
-            storage.remove(str(old))
-    return f"{parent}/_temporary-{name}-{uuid.uuid4().hex[:8]}"
 
 
 def _finish(request: Request, work: str, wanted: dict[str, Any], outcome: Outcome, started: float) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 import shutil
 import uuid
 from functools import lru_cache
@@ -22,6 +23,8 @@ import fsspec
 import pyarrow.fs as pafs
 
 from lensdata.errors import InputError
+
+PUBLISHING = "_publishing"
 
 
 def is_s3(uri: str) -> bool:
@@ -208,11 +211,42 @@ def remove(uri: str) -> None:
         fs.rm(path, recursive=True)
 
 
+def discard_folder(uri: str) -> None:
+    """Remove a folder so that an interruption leaves nothing that looks like a finished or started step."""
+    if not is_s3(uri):
+        target = local_path(uri)
+        if target.exists():
+            old = target.with_name(f"_old-{uuid.uuid4().hex[:8]}-{target.name}")
+            os.rename(target, old)
+            shutil.rmtree(old, ignore_errors=True)
+        return
+    for mark in ("_SUCCESS", "_table.json", "_started.json"):
+        remove(join(uri, mark))
+    remove(uri)
+
+
+def leftovers(uri: str) -> list[str]:
+    """Work folders and set-aside outputs that an interrupted run of this output left beside it."""
+    fs, path = fs_of(uri)
+    parent, _, name = path.rpartition("/")
+    if not fs.exists(parent):
+        return []
+    pattern = re.compile(rf"_temporary-{re.escape(name)}-[0-9a-f]{{8}}|_old-[0-9a-f]{{8}}-{re.escape(name)}")
+    found = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(parent, detail=False))
+    return [join(uri, "..", entry) for entry in found if pattern.fullmatch(entry)]
+
+
+def publishing_order(name: str) -> tuple[bool, bool, str]:
+    """Sort key of the files of a folder: data, then the marks of tables inside, then the folder's own mark."""
+    return name.rsplit("/", 1)[-1] == "_SUCCESS", name == "_SUCCESS", name
+
+
 def publish_folder(temporary: str, final: str) -> None:
     """Put a finished folder in its place, replacing what was there.
 
-    Local: two renames. S3 has no rename: objects are copied, the ``_SUCCESS`` mark last, so that a reader who
-    asks for the mark never takes a half-copied folder for a whole one.
+    Local: two renames. S3 has no rename: objects are copied, the ``_SUCCESS`` marks last and the folder's own after those of
+    the tables inside it, so that a reader who asks for a mark never takes a half-copied table for a whole one. `PUBLISHING`
+    tells a later run that what it finds was left by an interrupted copy.
     """
     if not is_s3(final):
         target, source = local_path(final), local_path(temporary)
@@ -225,8 +259,10 @@ def publish_folder(temporary: str, final: str) -> None:
         return
     fs, source_path = fs_of(temporary)
     _, target_path = fs_of(final)
-    remove(final)
+    discard_folder(final)
+    write_bytes(join(final, PUBLISHING), b"")
     names = [str(name)[len(source_path) + 1 :] for name in fs.find(source_path)]
-    for name in sorted(names, key=lambda name: (name == "_SUCCESS", name)):
+    for name in sorted(names, key=publishing_order):
         fs.copy(f"{source_path}/{name}", f"{target_path}/{name}")
+    remove(join(final, PUBLISHING))
     fs.rm(source_path, recursive=True)

@@ -437,14 +437,30 @@ def dataset_files(folder: str) -> list[str]:
 
 
 def iterate(folder: str, columns: list[str] | None = None, *, check: bool = True) -> Iterator[pa.Table]:
-    """The row groups of a table, one after another, in file order."""
+    """The row groups of a table, one after another, in file order.
+
+    Raises
+    ------
+    InputError
+        Not finished (where ``check``), a file that is no Parquet, or a column that is not there.
+    """
     if check:
         require_success(folder)
     for name in dataset_files(folder):
         fs, path = storage.filesystem(name)
-        with pq.ParquetFile(fs.open_input_file(path)) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=columns)
+        try:
+            with pq.ParquetFile(fs.open_input_file(path)) as file:
+                absent = [column for column in columns or [] if column not in file.schema_arrow.names]
+                if absent:
+                    raise InputError(
+                        f"{name}: column {absent[0]!r} is missing; found {', '.join(file.schema_arrow.names)}."
+                    )
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(
+                f"{name} is not a readable Parquet file ({error}); run the step that wrote it again."
+            ) from error
 
 
 def read_table(
@@ -457,9 +473,9 @@ def read_table(
     InputError
         The folder is no table, was not finished (no ``_SUCCESS``), or lacks a column.
     """
-    if check:
-        require_success(folder)
-    pieces = list(iterate(folder, columns, check=False))
+    if check and spec is not None:
+        require_kind(folder, spec)
+    pieces = list(iterate(folder, columns, check=check))
     if not pieces:
         if spec is None:
             raise InputError(f"Table {folder} has no Parquet file under dataset/.")
@@ -475,6 +491,15 @@ def require_success(folder: str) -> None:
     if not storage.exists(folder):
         raise InputError(f"Input {folder} does not exist; run the step that writes it first.")
     raise InputError(f"Input {folder} has no _SUCCESS mark, so the step that writes it did not finish; run it again.")
+
+
+def require_kind(folder: str, spec: TableSpec) -> None:
+    """Refuse a folder that is missing, was not finished, or is another table than ``spec``."""
+    require_success(folder)
+    described = storage.join(folder, "_table.json")
+    found = storage.read_json(described).get("table") if storage.exists(described) else None
+    if found is not None and found != spec.name:
+        raise InputError(f"Input {folder} is a table of {found}, expected {spec.name}.")
 
 
 def write_table(

@@ -45,11 +45,16 @@ def evaluate(run: JobRun) -> Outcome:
     if config.catalogue_baseline:
         rows = baseline.with_catalogue_score(rows, frame[frame["split"] == "train"], config.seed)
     found = measure(rows, run.inputs.get("controls"), config)
-    storage.write_json(run.path("metrics.json"), found)
-    storage.write_bytes(run.path("report.html"), _page(run, manifest, frame, rows, found).encode())
     auc = found["auc"]
-    if config.require_auc_above is not None and auc["value"] <= config.require_auc_above:
-        raise JobFailed(f"the AUC is {auc['value']:.4f}, required is more than {config.require_auc_above}")
+    too_low = config.require_auc_above is not None and auc["value"] <= config.require_auc_above
+    folder = f"{run.final}-failed" if too_low else run.output
+    storage.remove(f"{run.final}-failed")
+    storage.write_json(storage.join(folder, "metrics.json"), found)
+    storage.write_bytes(storage.join(folder, "report.html"), _page(run, manifest, frame, rows, found).encode())
+    if too_low:
+        raise JobFailed(
+            f"the AUC is {auc['value']:.4f}, required is more than {config.require_auc_above}; see {folder}/report.html"
+        )
     report = {name: found[name] for name in ("auc", "average_precision")} | {"split": config.split}
     return Outcome(len(rows), text_hash(str(found)), report)
 
@@ -60,15 +65,21 @@ def judged_rows(run_uri: str, manifest: pd.DataFrame, split: str) -> pd.DataFram
     Raises
     ------
     InputError
-        The run did not score exactly the rows of this manifest.
+        The run did not score the rows of this manifest, or used them as another split.
     """
     scores = tables.read_table(storage.join(run_uri, "scores")).to_pandas()
     wanted = manifest[manifest["split"] == split]
-    rows = wanted.merge(scores[["cutout_id", "logit", "score"]], on="cutout_id", how="left", validate="one_to_one")
+    said = scores[["cutout_id", "logit", "score", "split"]].rename(columns={"split": "run_split"})
+    rows = wanted.merge(said, on="cutout_id", how="left", validate="one_to_one")
     missing = int(rows["logit"].isna().sum())
     if missing:
         raise InputError(
             f"Run {run_uri} has no score for {missing} of {len(rows)} {split} rows; it was trained on another manifest."
+        )
+    elsewhere = int((rows["run_split"] != split).sum())
+    if elsewhere:  # the test split is read once, and never by what chose the checkpoint (R-T10)
+        raise InputError(
+            f"Run {run_uri} used {elsewhere} of these {len(rows)} {split} rows as another split; judge it on its own manifest."
         )
     return rows
 

@@ -89,11 +89,17 @@ class RunFolder:
         best = best_epoch(records, monitor)
         if best == epoch:
             self._point("best", records[best], checkpoint)
+        elif storage.read_json(self.path("best.json"))["checkpoint"] != checkpoint_name(best):
+            # a crash after an epoch was named best, which its repetition no longer is: the device is not bit-equal
+            self._point(
+                "best", records[best], storage.read_bytes(self.path("checkpoints", f"{checkpoint_name(best)}.pt"))
+            )
         self._point("last", records[epoch], checkpoint)
         kept = {best, epoch, *range(0, epoch, keep_every)}
-        for old in range(epoch):
-            if old not in kept:
-                storage.remove(self.path("checkpoints", f"{checkpoint_name(old)}.pt"))
+        names = {f"{checkpoint_name(number)}.pt" for number in kept}
+        for uri in storage.list_files(self.path("checkpoints"), ".pt"):
+            if uri.rsplit("/", 1)[-1] not in names:
+                storage.remove(uri)
 
     def _point(self, name: str, record: Record, checkpoint: bytes) -> None:
         figures: dict[str, Any] = {key: record[key] for key in ("val_auc", "val_loss", "train_loss")}

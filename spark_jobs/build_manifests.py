@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from lensdata import storage, tables
 from lensdata.cutouts.packing import drop_report, join_manifest, manifest_rows, place_stamps
@@ -19,6 +20,7 @@ from lensdata.jobs import JOBS
 from lensdata.shards.layout import IMAGE_COLUMN, ImageLayout, layout_of, to_numpy
 from lensdata.shards.writer import ShardWriter
 from lensdata.steps import JobRun, Outcome, run_job
+from spark_jobs import datasets
 from spark_jobs.session import build_session
 
 JOB = JOBS["build_manifests"]
@@ -48,7 +50,7 @@ def build_manifests(run: JobRun) -> Outcome:
         dropped = dropped[dropped["reason"] != "not_requested"]
     spark = build_session(JOB.name)
     _write_shards(spark, parts, placed, layout, config.row_group_stamps, run.path("shards", "dataset"))
-    _, pixels = tables.finish_table(run.path("shards"), identity=["cutout_id", "pixel_hash"])
+    _, pixels = datasets.finish(spark, run.path("shards"), None, identity=["cutout_id", "pixel_hash"])
     report: dict[str, Any] = {
         "stamps": len(placed),
         "shards": int(placed["shard_index"].max() + 1),
@@ -89,7 +91,7 @@ def _write_shards(
     stamps = spark.read.parquet(storage.join(parts, "dataset"))
     shards = int(placed["shard_index"].max()) + 1
     order = spark.createDataFrame(placed)
-    routed = stamps.join(order, "cutout_id", "inner").repartition(min(shards, 2000), "shard_index")
+    routed = stamps.join(F.broadcast(order), "cutout_id", "inner").repartition(min(shards, 2000), "shard_index")
     ordered = routed.sortWithinPartitions("shard_index", "position")
     columns = [name for name in stamps.columns if name != IMAGE_COLUMN]
     written = ordered.mapInArrow(_shard_task(layout, columns, group_rows, folder), "shard string, rows long").collect()

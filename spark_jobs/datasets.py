@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +29,7 @@ def read(spark: SparkSession, folder: str, spec: TableSpec) -> DataFrame:
     InputError
         The folder is missing or was not finished.
     """
-    tables.require_success(folder)
+    tables.require_kind(folder, spec)
     files = tables.dataset_files(folder)
     if not files:
         return spark.createDataFrame([], spark_schema(spec.schema))
@@ -46,19 +47,28 @@ def write(frame: DataFrame, folder: str, spec: TableSpec, report: dict[str, Any]
     return finish(frame.sparkSession, folder, spec, report)
 
 
-def finish(spark: SparkSession, folder: str, spec: TableSpec, report: dict[str, Any] | None = None) -> tuple[int, str]:
-    """Hash the files of a table on the executors and write ``_table.json``, ``_report.json`` and ``_SUCCESS``."""
+def finish(
+    spark: SparkSession,
+    folder: str,
+    spec: TableSpec | None,
+    report: dict[str, Any] | None = None,
+    identity: list[str] | None = None,
+) -> tuple[int, str]:
+    """Hash the files of a table on the executors and write ``_table.json``, ``_report.json`` and ``_SUCCESS``.
+
+    ``identity``: the columns that make the content; all by default.
+    """
     files = tables.dataset_files(folder)
     described: list[tuple[str, str, int, int]] = []
     if files:
         slices = min(len(files), 4 * spark.sparkContext.defaultParallelism)
-        described = spark.sparkContext.parallelize(files, slices).map(_describe).collect()
+        described = spark.sparkContext.parallelize(files, slices).map(partial(_describe, identity)).collect()
     rows = sum(entry[2] for entry in described)
     content = f"{sum(entry[3] for entry in described) % (1 << 64):016x}"
     prefix = folder.rstrip("/") + "/"
     entry = {
         "schema_version": tables.SCHEMA_VERSION,
-        "table": spec.name,
+        "table": spec.name if spec else None,
         "rows": rows,
         "content": content,
         "files": {name.removeprefix(prefix): digest for name, digest, *_ in sorted(described)},
@@ -69,10 +79,10 @@ def finish(spark: SparkSession, folder: str, spec: TableSpec, report: dict[str, 
     return rows, content
 
 
-def _describe(name: str) -> tuple[str, str, int, int]:
+def _describe(identity: list[str] | None, name: str) -> tuple[str, str, int, int]:
     fs, path = storage.filesystem(name)
     with pq.ParquetFile(fs.open_input_file(path)) as file:
-        rows, content = tables.content_hash(file.iter_batches())
+        rows, content = tables.content_hash(file.iter_batches(columns=identity))
     return name, storage.sha256(name), rows, int(content, 16)
 
 

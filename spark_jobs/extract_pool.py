@@ -58,7 +58,7 @@ def _lenses(run: JobRun) -> Lenses:
                 "extract_pool has no lens list: give inputs.lenses=lenscat or a table, or set without_lens_list=true."
             )
         return {"name": np.array([], str), "ra": np.zeros(0), "dec": np.zeros(0), "grading": np.array([], str)}
-    frame = lens_tables.read_lenses(run.inputs["lenses"])
+    frame = lens_tables.read_lenses(run.inputs["lenses"], run.config.columns)
     return {
         name: frame[name].to_numpy(dtype=str if name in ("name", "grading") else float)
         for name in ("name", "ra", "dec", "grading")

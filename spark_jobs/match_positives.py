@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from lensdata import tables
+from lensdata import storage, tables
 from lensdata.catalogue import lenses as lens_tables
-from lensdata.catalogue.positives import match, read_sources, select_lenses
+from lensdata.catalogue.positives import SEARCH_RADIUS_ARCSEC, match, read_sources, select_lenses
+from lensdata.errors import InputError
 from lensdata.jobs import JOBS
 from lensdata.steps import JobRun, Outcome, run_job
 
@@ -32,6 +33,11 @@ def match_positives(run: JobRun) -> Outcome:
     config = run.config
     lenses = select_lenses(lens_tables.read_lenses(run.inputs["lenses"], config.columns), config)
     lenses = lenses.iloc[: run.test_limit]
+    if storage.is_folder(run.inputs["near_lenses"]) and config.radius_arcsec > SEARCH_RADIUS_ARCSEC:
+        raise InputError(
+            f"radius_arcsec={config.radius_arcsec:g} is more than the {SEARCH_RADIUS_ARCSEC:g} arcsec within which "
+            "near_lenses holds sources."
+        )
     sources = read_sources(run.inputs["near_lenses"])
     positives, unmatched = match(lenses, sources, config)
     tables.write_table(_arrow(unmatched, tables.UNMATCHED), run.path("unmatched"), tables.UNMATCHED)

@@ -1,4 +1,4 @@
-"""The Spark session: the only place with settings (NOTES on each are in docs/guide/catalogue.md)."""
+"""The Spark session: the only place with settings."""
 
 from __future__ import annotations
 

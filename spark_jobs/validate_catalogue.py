@@ -36,7 +36,7 @@ def validate_catalogue(run: JobRun) -> Outcome:
     if "quotas" in run.inputs:
         checks += check_strata(sample, tables.read_table(run.inputs["quotas"], tables.QUOTAS).to_pandas(), run.config)
     if "manifests" in run.inputs:
-        checks += check_manifests(sample, _manifests(run.inputs["manifests"]))
+        checks += check_manifests(sample, _manifests(run.inputs["manifests"]), run.config)
     summary = {
         "passed": all(check.passed for check in checks),
         "checks": [vars(check) for check in checks],
@@ -45,6 +45,7 @@ def validate_catalogue(run: JobRun) -> Outcome:
     page = _page(checks, summary["counts"], len(sample))
     failed = [check for check in checks if not check.passed]
     folder = f"{run.final}-failed" if failed else run.output
+    storage.remove(f"{run.final}-failed")
     storage.write_json(storage.join(folder, "validation.json"), summary)
     storage.write_bytes(storage.join(folder, "validation.html"), page.encode())
     if failed:

@@ -43,6 +43,7 @@ def read_sources(uri: str) -> pd.DataFrame:
     BRICKID and OBJID are absent, a source gets a negative identifier from its position.
     """
     if storage.is_folder(uri):
+        tables.require_kind(uri, tables.NEAR_LENSES)
         return tables.read_table(uri, tables.NEAR_LENSES).to_pandas()
     frame = read_any_table(uri)
     frame = frame.rename(columns=LENSCAT_COLUMNS)

@@ -44,12 +44,17 @@ def category_shares(n2: int, available: dict[str, int]) -> dict[str, int]:
     return {name: min(share, available[name]) for name in present}
 
 
-def key_threshold(wanted: int, available: int) -> int:
-    """A signed 64-bit key below which about ``wanted + 8 sqrt(wanted) + 50`` of ``available`` uniform keys fall.
+def key_threshold(wanted: int, available: int, low: int = -(2**63)) -> int:
+    """A key below which about ``wanted + 8 sqrt(wanted) + 50`` of ``available`` keys, uniform above ``low``, fall.
 
     It bounds what is sorted exactly afterwards. Falling short has a probability below 1e-14 and is checked for.
+
+    Parameters
+    ----------
+    low
+        The keys are those above this one: N2 is drawn from what N1 left.
     """
     reach = wanted + 8.0 * np.sqrt(wanted) + 50.0
     if reach >= available:
         return 2**63 - 1
-    return int(min(max(reach / available * 2.0**64 - 2.0**63, -(2.0**63)), 2.0**63 - 1025))
+    return int(min(low + reach / available * (2.0**63 - low), 2.0**63 - 1025))

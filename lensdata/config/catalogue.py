@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
-from lensdata.config.base import UNHASHED, Config, Field
+from lensdata.config.base import Config, Field
 
 FOOTPRINTS = {"original": (-18.0, 32.0), "paper_iv": (-90.0, 32.0)}
 
@@ -66,17 +66,6 @@ class ExtractExecution(SparkExecution):
     rows_per_split: int = Field(500_000, ge=1_000, description="rows of a task, 505 bytes each; about 256 MB")
 
 
-class ExtractPoolConfig(Config):
-    """Negative pool from the sweep files (R-S1, R-S2)."""
-
-    cuts: Cuts = Cuts()
-    exclusion_radius_arcsec: float = Field(
-        11.0, gt=0, le=600, description="no negative this close to a lens: 5 + 2 x 3.0 arcsec (R-S2)"
-    )
-    without_lens_list: bool = Field(False, description="must be true to run without a lens list (R-S2)")
-    execution: ExtractExecution = ExtractExecution()
-
-
 class LensColumns(Config):
     """Column names of a lens table other than lenscat's."""
 
@@ -84,6 +73,18 @@ class LensColumns(Config):
     ra: str = Field("ra", description="right ascension, degrees")
     dec: str = Field("dec", description="declination, degrees")
     grading: str = Field("grading", description="confident or probable; probable where the column is absent")
+
+
+class ExtractPoolConfig(Config):
+    """Negative pool from the sweep files (R-S1, R-S2)."""
+
+    cuts: Cuts = Cuts()
+    exclusion_radius_arcsec: float = Field(
+        11.0, gt=0, le=600, description="no negative this close to a lens: 5 + 2 x 3.0 arcsec (R-S2)"
+    )
+    columns: LensColumns = LensColumns()
+    without_lens_list: bool = Field(False, description="must be true to run without a lens list (R-S2)")
+    execution: ExtractExecution = ExtractExecution()
 
 
 class MatchPositivesConfig(Config):
@@ -98,7 +99,6 @@ class MatchPositivesConfig(Config):
         "drop", description="lenses outside the negatives' footprint: depth would give the label away"
     )
     footprint: Footprint = Field(Footprint(), description="the negatives' footprint, as in extract_pool")
-    confident_tier: Literal["A"] = Field("A", description="tier of grading confident; probable is B")
     execution: SparkExecution = SparkExecution()
 
 
@@ -180,8 +180,5 @@ class ValidateCatalogueConfig(Config):
     train_fraction: float = Field(0.70, gt=0, lt=1, description="as in assign_splits")
     val_fraction: float = Field(0.15, ge=0, lt=1, description="as in assign_splits")
     allow_shortfall: bool = Field(True, description="false: a stratum that got fewer negatives than wanted fails")
-    excluded_bricks: tuple[str, ...] = Field((), description="bricks that must not be present (R-S7)")
-    fraction_tolerance: Annotated[float, UNHASHED] = Field(
-        0.10, gt=0, description="pixel fraction tolerance of a large sample"
-    )
+    excluded_bricks: tuple[str, ...] = Field((), description="bricks that no manifest may hold (R-S7)")
     execution: SparkExecution = SparkExecution()

@@ -38,6 +38,9 @@ class Quality(Config):
 class FetchExecution(Config):
     """How the fetch is cut into tasks."""
 
+    tasks: int | None = Field(
+        None, ge=1, description="tasks of the job, each with its share of the rate; one per core if left out"
+    )
     stamps_per_part: int = Field(256, ge=1, le=4096, description="stamps of a task and of its part file")
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="more failures than this fail the step; it can be restarted"
@@ -68,6 +71,13 @@ class BuildExecution(Config):
     shard_bytes: int = Field(128 << 20, ge=1 << 20, le=1 << 30, description="bytes of a shard; 64-256 MB")
 
 
+class TierWeights(Config):
+    """Weights of positives in the loss of the audit manifest; negatives weigh 1 (R-S7)."""
+
+    A: float = Field(1.0, ge=0, description="spectroscopic or HST confirmation")
+    B: float = Field(0.5, ge=0, description="visual grade only")
+
+
 class BuildManifestsConfig(Config):
     """Shards and manifests (R-S7, R-C3)."""
 
@@ -77,8 +87,6 @@ class BuildManifestsConfig(Config):
     )
     seed: int = Field(42, description="order of the stamps in the shards")
     row_group_stamps: int = Field(128, ge=1, le=4096, description="stamps of a row group")
-    tier_weights: dict[Literal["A", "B"], float] = Field(
-        {"A": 1.0, "B": 0.5}, description="weights of the audit manifest"
-    )
+    tier_weights: TierWeights = TierWeights()
     excluded_bricks: tuple[str, ...] = Field((), description="bricks left out, for example 0460m800, 3252p267 (R-S7)")
     execution: BuildExecution = BuildExecution()

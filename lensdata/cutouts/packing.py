@@ -65,7 +65,8 @@ def manifest_rows(frame: pd.DataFrame, name: str, config: BuildManifestsConfig) 
         rows["split"] = rows["split"].replace("test", "val")
         rows["sample_weight"] = np.float32(1.0)
     else:
-        rows["sample_weight"] = rows["tier"].map(config.tier_weights).fillna(1.0).astype(np.float32)
+        weights = rows["tier"].map(config.tier_weights.model_dump())
+        rows["sample_weight"] = weights.where(rows["tier"].notna(), 1.0).astype(np.float32)
     return rows.sort_values(["shard_index", "position"], kind="stable")
 
 

@@ -27,7 +27,7 @@ from lensdata.cutouts.request import CutoutRequest
 BLOCK = 2880
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 # The service answers 500 where there is no survey: not worth many attempts, but an overload answers 500 as well.
-FEW_ATTEMPTS = {500: 3}
+ATTEMPTS_AT_500 = 3
 
 
 class Rejected(Exception):
@@ -92,7 +92,7 @@ class ServiceClient:
         """Ask until the stamp is here, the answer is final, or the attempts are used up; never raises for the network."""
         out = Fetched(request)
         started = time.monotonic()
-        allowed = self.service.max_attempts
+        allowed, answers_500 = self.service.max_attempts, 0
         while out.attempts < allowed:
             self.limiter.wait()
             out.attempts += 1
@@ -102,7 +102,9 @@ class ServiceClient:
                 break
             except Rejected as error:
                 out.reason = error.reason
-                allowed = 0 if error.permanent else min(allowed, FEW_ATTEMPTS.get(out.status or 0, allowed))
+                answers_500 += out.status == 500
+                if error.permanent or answers_500 >= ATTEMPTS_AT_500:
+                    allowed = 0
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 out.reason, out.status = _network_reason(error), None
             if out.attempts < allowed:

@@ -41,18 +41,25 @@ def part_name(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
 
+def part_index(uri: str) -> int:
+    """Number of a part, from the name of its file."""
+    return int(uri.rsplit("/", 1)[-1].removeprefix("part-").removesuffix(".parquet"))
+
+
 def fetch_parts(
-    config: FetchCutoutsConfig, folder: str, slots: int
+    config: FetchCutoutsConfig, folder: str, tasks: int
 ) -> Callable[[int, Iterator[Any]], Iterable[tuple[int, int, int, int]]]:
     """The function of a task over groups ``(part index, [(cutout_id, source_id, ra, dec)])``.
 
-    The job's rate is shared evenly over its ``slots`` tasks that can run at once, so their sum never exceeds it.
+    The job's rate is shared evenly over its ``tasks``, of which no more than that many exist, so their sum never exceeds it.
     """
 
     def run(_: int, groups: Iterator[Any]) -> Iterable[tuple[int, int, int, int]]:
-        client = ServiceClient(config.service, RateLimiter(config.service.requests_per_second / slots))
+        client = ServiceClient(config.service, RateLimiter(config.service.requests_per_second / tasks))
         try:
             for index, rows in groups:
+                if storage.exists(storage.join(folder, "ledger", "dataset", part_name(index))):
+                    continue  # published by an attempt of this task that was lost afterwards
                 requests = [make_request(*row, config) for row in rows]
                 yield (index, *_fetch_part(client, index, requests, config, folder))
         finally:

@@ -30,12 +30,19 @@ class Taken:
 
 
 def smallest_keys(
-    frame: DataFrame, cell: list[str], wanted: dict[tuple[str, ...], int], available: dict[tuple[str, ...], int]
+    frame: DataFrame,
+    cell: list[str],
+    wanted: dict[tuple[str, ...], int],
+    available: dict[tuple[str, ...], int],
+    above: dict[str, int] | None = None,
 ) -> DataFrame:
-    """The ``wanted`` rows with the smallest keys of each cell, with their ``rank`` from 1."""
-    spark = frame.sparkSession
+    """The ``wanted`` rows with the smallest keys of each cell, with their ``rank`` from 1.
+
+    ``above``: by stratum (the first part of a cell), the key above which the rows lie; all keys where it is not given.
+    """
+    spark, floor = frame.sparkSession, above or {}
     limits = [
-        (*key, count, key_threshold(count, available[key]))
+        (*key, count, key_threshold(count, available[key], floor.get(key[0], -(2**63))))
         for key, count in sorted(wanted.items())
         if count > 0 and available.get(key, 0) > 0
     ]
@@ -110,7 +117,7 @@ def _draw_n2(
         cell = {category: count for (name, category), count in there.items() if name == stratum}
         shares |= {(stratum, category): share for category, share in category_shares(n2, cell).items()}
     # up to n2 of each category are candidates: the share itself, then the rest by key over all categories
-    candidates = smallest_keys(left, ["stratum", "confuser"], {cell: wanted[cell[0]] for cell in there}, there)
+    candidates = smallest_keys(left, ["stratum", "confuser"], {cell: wanted[cell[0]] for cell in there}, there, reached)
     share_rows = [(*cell, count) for cell, count in sorted(shares.items())]
     share_frame = spark.createDataFrame(share_rows, "stratum string, confuser string, _share long")
     shared = candidates.join(F.broadcast(share_frame), ["stratum", "confuser"], "left")

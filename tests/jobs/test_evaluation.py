@@ -89,10 +89,18 @@ def test_the_report_says_what_was_dropped_and_why(judged):
         assert words in text
 
 
-def test_a_run_of_another_manifest_is_refused(tiny, built, trained, tmp_path, capsys):
-    argv = [f"inputs.run={trained}", f"inputs.manifest={tiny.folder}/sample", "--output", str(tmp_path / "e")]
+def test_a_run_that_chose_its_checkpoint_on_the_judged_rows_is_refused(built, tmp_path, capsys):
+    argv = [
+        "--config",
+        str(TINY_TRAINING),
+        f"inputs.manifest={built}/parity_70_30",
+        "--output",
+        str(tmp_path / "parity"),
+    ]
+    assert train.main([*argv, "execution.runtime=local"]) == 0
+    argv = [f"inputs.run={tmp_path}/parity", f"inputs.manifest={built}/audit_70_15_15", "--output", str(tmp_path / "e")]
     assert evaluate.main(argv) == 2
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")
+    assert "test rows as another split" in capsys.readouterr().err
 
 
 def test_an_auc_below_the_required_one_fails_the_step(built, trained, tmp_path, capsys):

@@ -158,10 +158,40 @@ def test_validation_covers_the_manifests(tiny, built, tmp_path):
     assert "audit_70_15_15: no null stamp reference" in names
 
 
-def test_a_service_that_serves_nothing_fails_the_step_with_the_reason(tiny, tmp_path, capsys):
-    server = tiny.serve(permanent_500=1.0)
-    argv = fetch_argv(tiny, server, tmp_path / "none", "--test-limit", "8")
-    assert fetch_cutouts.main(argv) == 1
+def test_an_outage_fails_the_step_and_a_rerun_asks_for_what_failed(tiny, tmp_path, capsys):
+    output = tmp_path / "outage"
+    broken = tiny.serve(permanent_500=0.5)
+    assert fetch_cutouts.main(fetch_argv(tiny, broken, output, "--test-limit", "40")) == 1
+    broken.shutdown()
+    broken.server_close()
+    assert "of 40 stamps failed (http_500" in capsys.readouterr().err
+    ledger = tables.read_table(str(output / "ledger"), tables.LEDGER, check=False).to_pandas()
+    failed = int((ledger["outcome"] == "failed").sum())
+    assert 0 < failed < 40
+    healthy = tiny.serve()
+    before = len(tiny.requests())
+    # another part size must not matter: what is done is known by cutout_id
+    assert (
+        fetch_cutouts.main(fetch_argv(tiny, healthy, output, "--test-limit", "40", "execution.stamps_per_part=7")) == 0
+    )
+    healthy.shutdown()
+    healthy.server_close()
+    assert len(tiny.requests()) - before == failed
+    ledger = tables.read_table(str(output / "ledger"), tables.LEDGER).to_pandas()
+    assert len(ledger) == 40
+    assert "failed" not in set(ledger["outcome"])
+
+
+def test_a_part_that_was_not_published_is_no_duplicate_after_a_restart(tiny, tmp_path):
+    output = tmp_path / "orphan"
+    server = tiny.serve()
+    argv = fetch_argv(tiny, server, output, "--test-limit", "64")
+    assert fetch_cutouts.main(argv) == 0
+    content = storage.read_json(str(output / "parts" / "_table.json"))["content"]
+    for name in ("_SUCCESS", "_table.json", "ledger/_SUCCESS", "parts/_SUCCESS"):
+        (output / name).unlink()
+    (output / "ledger" / "dataset" / "part-00000.parquet").unlink()  # killed between the stamps and their ledger rows
+    assert fetch_cutouts.main(argv) == 0
     server.shutdown()
     server.server_close()
-    assert "8 of 8 stamps failed (http_500 8)" in capsys.readouterr().err
+    assert storage.read_json(str(output / "parts" / "_table.json"))["content"] == content

@@ -147,3 +147,21 @@ def test_an_input_table_is_known_by_its_rows_not_by_its_files(tmp_path):
     tables.write_table(table, str(tmp_path / "one"), tables.QUOTAS)
     tables.write_table(table.take([1, 0]), str(tmp_path / "two"), tables.QUOTAS)
     assert steps.input_identity(str(tmp_path / "one")) == steps.input_identity(str(tmp_path / "two"))
+
+
+def test_a_start_killed_in_its_first_write_is_no_foreign_folder(tmp_path, numbers):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "._started.json.tmp-12345678").write_text("{")
+    assert run(PART, Body(), numbers, tmp_path / "o") == 0
+
+
+def test_a_killed_replacement_of_a_part_step_neither_counts_as_done_nor_goes_on(tmp_path, numbers, monkeypatch):
+    assert run(PART, Body(), numbers, tmp_path / "o") == 0
+    monkeypatch.setattr(storage.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(PART, Body(), numbers, tmp_path / "o", "--force")
+    monkeypatch.undo()
+    body = Body()
+    assert run(PART, body, numbers, tmp_path / "o") == 0
+    assert body.calls == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["numbers.csv", "o"]

@@ -94,3 +94,16 @@ def test_broken_json_is_named(base):
 )
 def test_joining(base_uri, part, expected):
     assert storage.join(base_uri, part) == expected
+
+
+def test_marks_are_published_after_the_data_they_vouch_for():
+    names = ["_SUCCESS", "near/_SUCCESS", "near/dataset/a.parquet", "_table.json", "dataset/b.parquet"]
+    assert sorted(names, key=storage.publishing_order)[-2:] == ["near/_SUCCESS", "_SUCCESS"]
+
+
+def test_leftovers_are_those_of_this_output_only(base):
+    mine = ["_temporary-pool-0123abcd", "_old-0123abcd-pool"]
+    others = ["_temporary-pool-2-0123abcd", "_old-0123abcd-big-pool", "pool"]
+    for name in mine + others:
+        storage.write_bytes(storage.join(base, name, "x"), b"")
+    assert sorted(storage.leftovers(storage.join(base, "pool"))) == sorted(storage.join(base, name) for name in mine)
