@@ -17,8 +17,6 @@ from lensdata.config.pipeline import PipelineConfig
 from lensdata.errors import InputError
 from lensdata.steps import EXIT_DONE, EXIT_FAILED, EXIT_INPUT
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-
 
 def entry() -> None:
     """The ``lensdata`` program."""
@@ -117,9 +115,9 @@ def _resume(args: argparse.Namespace) -> str:
 def _pipeline_file(name: str) -> Path:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        path = CONFIGS / "pipelines" / f"{name}.yaml"
+        path = pipelines.CONFIGS / "pipelines" / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in (CONFIGS / "pipelines").glob("*.yaml")))
+        known = ", ".join(sorted(found.stem for found in (pipelines.CONFIGS / "pipelines").glob("*.yaml")))
         raise InputError(
             f"Pipeline {name} does not exist; give a YAML file or one of {known or 'the configs/pipelines of a checkout'}."
         )
@@ -136,7 +134,10 @@ def _finish(pipeline: pipelines.Pipeline, screen: Screen, seconds: dict[str, flo
 
 
 def _metric(name: str, entry: dict[str, Any]) -> str:
-    text = f"{entry.get('title', name)} {entry['value']:.4f}"
+    title = entry.get("title", name)
+    if entry.get("false_positives_allowed") == 0:
+        return f"{title} not measurable with {entry['n_negative']} others"
+    text = f"{title} {entry['value']:.4f}"
     if entry.get("low") is not None and entry.get("high") is not None:
         text += f"  (95% interval {entry['low']:.4f} to {entry['high']:.4f})"
     counts = [

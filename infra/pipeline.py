@@ -5,6 +5,7 @@ What is done is read from the outputs themselves, without starting an engine; a 
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import importlib.util
 import json
@@ -28,6 +29,8 @@ from lensdata.config.pipeline import PipelineConfig, StepEntry
 from lensdata.errors import InputError
 from lensdata.hashing import text_hash
 
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+DRY_RUN_PORT = 8801
 SERVICE_MODULES = {"mock_sky": "lensdata.simulation.server"}
 
 
@@ -94,7 +97,7 @@ class Pipeline:
         """What follows the program's name."""
         argv = []
         if step.config is not None:
-            argv += ["--config", str((self.path.parent / step.config).resolve())]
+            argv += ["--config", self._beside(step, step.config)]
         argv += ["--output", storage.join(self.options.output, step.name)]
         argv += ["--force"] if force else []
         argv += ["--test-limit", str(step.test_limit)] if step.test_limit is not None else []
@@ -111,7 +114,19 @@ class Pipeline:
             return storage.join(self.options.output, filled)
         if filled == "lenscat" or "://" in filled or filled.startswith("/"):
             return filled
-        return str((self.path.parent / filled).resolve())
+        return self._beside(step, filled)
+
+    def _beside(self, step: StepEntry, text: str) -> str:
+        """A path relative to the pipeline's file; in a copied pipeline, relative to the folder it was copied from."""
+        for folder in (self.path.parent, CONFIGS / "pipelines"):
+            if (folder / text).exists():
+                return str((folder / text).resolve())
+        names = [entry.name for entry in self.config.steps]
+        nearest = difflib.get_close_matches(text.split("/", 1)[0], names, n=1)
+        hint = f"; did you mean the step {nearest[0]!r}?" if nearest else "."
+        raise InputError(
+            f"Step {step.name} of {self.path.name} refers to {text}, which is neither an earlier step nor a file{hint}"
+        )
 
     def _fill(self, step: StepEntry, text: str) -> str:
         def variable(match: re.Match[str]) -> str:
@@ -243,7 +258,7 @@ def _local_folder(output: str) -> Path:
 def _lock(output: str) -> Iterator[int]:
     """One run per output folder. Steps inherit the lock, so a step that outlives a killed runner still holds it."""
     folder = _local_folder(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(str(folder))
     with (folder / ".lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -278,7 +293,13 @@ def _service(pipeline: Pipeline, name: str) -> Iterator[str]:
 
 
 def describe(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
-    """(step, command line with its state) for ``--dry-run``."""
+    """(step, command line with its state) for ``--dry-run``; services come before the first step that needs them."""
+    for number, (name, entry) in enumerate(pipeline.config.services.items()):
+        port = str(DRY_RUN_PORT + number)
+        pipeline.services[name] = f"http://127.0.0.1:{port}"
+        survey = storage.join(pipeline.options.output, entry.survey)
+        command = [sys.executable, "-m", SERVICE_MODULES[entry.run], "--survey", survey, "--port", port, *entry.options]
+        yield f"service {name}: start it in another terminal before the steps that ask it", shlex.join(command)
     for step in pipeline.config.steps:
         try:
             now, force = pipeline.decide(step)

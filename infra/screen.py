@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from infra import processes
@@ -23,7 +23,6 @@ class Screen:
         self._task: TaskID | None = None
         self._label = ""
         self._started = self._last_line = 0.0
-        self._total = 0
 
     def say(self, text: str, style: str = "") -> None:
         """A line of its own."""
@@ -41,9 +40,12 @@ class Screen:
             self.say(f"{self._label} started")
             return
         columns = (
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[count]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[count]}"),
+        )
         self._bar = Progress(*columns, console=self.console, transient=True)
         self._task = self._bar.add_task(self._label, total=None, count="")
         self._bar.start()
@@ -52,15 +54,15 @@ class Screen:
         """The step went on."""
         if found is None:
             return
-        count = f"{found.done}/{found.total} {found.unit}"
+        elapsed = time.monotonic() - self._started
+        count = f"{found.done}/{found.total} {found.unit}{_eta(found, elapsed)}"
         if self._bar is not None and self._task is not None:
-            if found.total != self._total:  # a new phase has an ETA of its own
-                self._bar.reset(self._task, total=found.total, count=count)
-                self._total = found.total
-            self._bar.update(self._task, completed=found.done, total=found.total, count=count)
+            # with all units done a step still writes and checks: an open bar says that it is at work
+            total = found.total if found.done < found.total else None
+            self._bar.update(self._task, completed=found.done, total=total, count=count)
         elif time.monotonic() - self._last_line > LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self.say(f"{self._label} {count}{_eta(found, time.monotonic() - self._started)}")
+            self.say(f"{self._label} {count}")
 
     def end(self, ok: bool, note: str = "") -> float:
         """The step ended; returns its seconds."""
@@ -68,7 +70,6 @@ class Screen:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
-            self._total = 0
         mark, style = ("done", "green") if ok else ("FAILED", "bold red")
         self.say(f"{self._label} {mark} in {seconds:.0f} s{note}", style)
         return seconds

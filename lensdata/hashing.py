@@ -1,4 +1,4 @@
-"""Identities and keyed hashes of galaxies and stamps (DESIGN section 3)."""
+"""Identities and keyed hashes of galaxies and stamps (docs/architecture.md, section 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a step: identity, skip or refuse, publish, report, provenance, exit codes (DESIGN section 4).
+"""The contract of a step: identity, skip or refuse, publish, report, provenance, exit codes (docs/architecture.md, section 4).
 
 Every Spark job and Ray entry point is ``run_job(job, body, argv)``; what "done" means is decided here and nowhere
 else, so the pipeline runner can ask the same question without starting an engine.
@@ -27,7 +27,7 @@ from lensdata.errors import InputError
 log = logging.getLogger(__name__)
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT = 0, 1, 2
-HASHED_BYTES = 64 << 20  # input files up to this size are identified by content, larger ones by size and etag or mtime
+HASHED_BYTES = 256 << 20  # inputs up to this size are identified by content, larger ones by size and etag or mtime
 
 
 class JobFailed(Exception):
@@ -174,10 +174,18 @@ def input_identity(uri: str) -> Any:
     if storage.is_folder(uri):
         if storage.exists(storage.join(uri, "_started.json")):
             tables.require_success(uri)
-        return [storage.version(name) for name in storage.list_files(uri)]
+        return _folder_identity(uri)
     if storage.size(uri) <= HASHED_BYTES:
         return storage.sha256(uri)
     return storage.version(uri)
+
+
+def _folder_identity(uri: str) -> list[dict[str, Any]]:
+    """Files of a folder by content where that is little to read, so that a copy is the same input; else by size and version."""
+    versions = [(name, storage.version(name)) for name in storage.list_files(uri)]
+    if sum(entry["size"] for _, entry in versions) > HASHED_BYTES:
+        return [entry for _, entry in versions]
+    return [{"name": entry["name"], "sha256": storage.sha256(name)} for name, entry in versions]
 
 
 State = Literal["done", "fresh", "resume", "replace"]
@@ -196,10 +204,8 @@ def state(request: Request, wanted: dict[str, Any] | None = None) -> State:
     name = "_table.json" if finished else "_started.json"
     described = storage.join(request.output, name)
     if not storage.exists(described):
-        if _foreign_files(request.output) and not request.force:
-            raise InputError(
-                f"Output {request.output} holds files that {request.job.name} did not write; choose another folder or use --force."
-            )
+        if _foreign_files(request.output):  # --force replaces what a step made, nothing else
+            raise InputError(f"Output {request.output} holds files that no step wrote; choose another folder.")
         return "replace" if storage.exists(request.output) else "fresh"
     if request.force:
         return "replace"
@@ -294,13 +300,15 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
     started = time.time()
     for old in storage.leftovers(request.output):
         storage.remove(old)
-    work = request.output
+    work, aside = request.output, None
     if job.kind == "table":
         work = storage.join(
             request.output, "..", f"_temporary-{request.output.rsplit('/', 1)[-1]}-{uuid.uuid4().hex[:8]}"
         )
     elif now == "replace":
-        storage.discard_folder(request.output)
+        aside = storage.set_aside(request.output)
+        if aside is None:
+            storage.discard_folder(request.output)
     storage.make_folder(work)
     if job.kind == "part":
         storage.write_json(storage.join(work, "_started.json"), {"step": job.name, "identity": wanted})
@@ -317,12 +325,35 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
         request.argv,
         wanted,
     )
-    outcome = body(run)
+    try:
+        outcome = body(run)
+    except (InputError, JobFailed) as error:
+        _withdraw(job, run, aside, error)
+        raise
     _finish(request, work, wanted, outcome, started)
+    if aside is not None:
+        storage.remove(aside)
     if job.kind == "table":
         storage.publish_folder(work, request.output)
     log.info("step=%s done rows=%d seconds=%.1f", job.name, outcome.rows, time.time() - started)
     return EXIT_DONE
+
+
+def _withdraw(job: Job, run: JobRun, aside: str | None, error: Exception) -> None:
+    """Leave nothing of a step that refused its input; an older output that was set aside comes back.
+
+    A part step that failed in its work keeps its parts, and one that was resumed keeps all it has.
+    """
+    if job.kind == "table":
+        storage.remove(run.output)
+        return
+    if isinstance(error, JobFailed) or run.resumed:
+        return
+    names = {name.rsplit("/", 1)[-1] for name in storage.list_files(run.output)}
+    if names <= {"_started.json", "_config.json"}:
+        storage.remove(run.output)
+        if aside is not None:
+            os.rename(aside, run.output)
 
 
 def _finish(request: Request, work: str, wanted: dict[str, Any], outcome: Outcome, started: float) -> None:
@@ -350,7 +381,7 @@ def provenance(argv: Sequence[str] = ()) -> dict[str, Any]:
         "lensdata": __version__,
         "git_commit": git_commit(),
         "utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": [sys.argv[0], *argv],
+        "command": sys.orig_argv if argv and sys.argv[1:] == list(argv) else [*sys.argv[:1], *argv],
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),

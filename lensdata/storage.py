@@ -191,8 +191,12 @@ def upload_file(source: Path, uri: str) -> None:
 
 def make_folder(uri: str) -> None:
     """Create a local folder; S3 has none to create."""
-    if not is_s3(uri):
+    if is_s3(uri):
+        return
+    try:
         local_path(uri).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Folder {uri} cannot be made ({error.strerror}); choose another --output.") from error
 
 
 def sha256(uri: str) -> str:
@@ -211,13 +215,21 @@ def remove(uri: str) -> None:
         fs.rm(path, recursive=True)
 
 
+def set_aside(uri: str) -> str | None:
+    """Move a local folder out of the way and return where it is now; None where there is none, or on S3."""
+    if is_s3(uri) or not local_path(uri).exists():
+        return None
+    target = local_path(uri)
+    old = target.with_name(f"_old-{uuid.uuid4().hex[:8]}-{target.name}")
+    os.rename(target, old)
+    return str(old)
+
+
 def discard_folder(uri: str) -> None:
     """Remove a folder so that an interruption leaves nothing that looks like a finished or started step."""
     if not is_s3(uri):
-        target = local_path(uri)
-        if target.exists():
-            old = target.with_name(f"_old-{uuid.uuid4().hex[:8]}-{target.name}")
-            os.rename(target, old)
+        old = set_aside(uri)
+        if old is not None:
             shutil.rmtree(old, ignore_errors=True)
         return
     for mark in ("_SUCCESS", "_table.json", "_started.json"):

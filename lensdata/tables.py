@@ -477,8 +477,13 @@ def read_table(
         require_kind(folder, spec)
     pieces = list(iterate(folder, columns, check=check))
     if not pieces:
-        if spec is None:
-            raise InputError(f"Table {folder} has no Parquet file under dataset/.")
+        inner = [
+            name.removeprefix(folder).strip("/").split("/")[0] for name in storage.list_files(folder, "_table.json")
+        ]
+        inner = sorted(set(inner) - {"_table.json"})
+        if spec is None or inner:
+            hint = f"; it holds the tables {', '.join(inner)}: name one of them" if inner else ""
+            raise InputError(f"Input {folder} has no Parquet file under dataset/{hint}.")
         return spec.schema.empty_table() if columns is None else spec.schema.empty_table().select(columns)
     table = pa.concat_tables(pieces, promote_options="permissive")
     return validate(table, spec, folder) if spec is not None and columns is None else table

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lensdata import steps, storage
+from lensdata.errors import InputError
 from ray_train.core import health
 from ray_train.core.loop import Record, TrainingError
 from ray_train.core.recipe import Recipe
@@ -78,13 +79,15 @@ def choose_device(wanted: str) -> torch.device:
     """ "auto" takes a GPU where there is one; float32 products on it may use TF32."""
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError("execution.device=cuda, but torch sees no GPU on this machine; use device=auto or cpu.")
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     torch.backends.cudnn.benchmark = True
     return torch.device("cuda")
 
 
 def use_threads(wanted: int, workers_here: int = 1) -> int:
-    """Set and return torch's threads: sums are bit-equal only at the same number (DESIGN 5.21)."""
+    """Set and return torch's threads: sums are bit-equal only at the same number (docs/architecture.md, 5.10)."""
     threads = wanted or max(1, (os.cpu_count() or 1) // workers_here)
     torch.set_num_threads(threads)
     return threads

@@ -125,6 +125,7 @@ def _page(run: JobRun, manifest: Manifest, frame: pd.DataFrame, rows: pd.DataFra
         tiles=tiles, findings=findings(found), facts=_facts(info, best), sizes=sections.sizes(frame), drops=sections.drops(reports),
         health=health["checks"], split=config.split, metrics=shown, resamples=config.resamples, calibration=found["calibration"],
         half=found["at_score_0.5"], galleries=_galleries(manifest, rows, config.gallery_stamps), steps=reports,
+        controls=bool(controls), has_confusers=bool(rows.get("confuser", pd.Series(dtype=object)).notna().any()),
         figures={
             "learning": figures.learning_curves(folder.records(), int(best["epoch"])),
             "roc": figures.roc(rows["label"], rows["logit"], rows.get("catalogue_score")),

@@ -1,4 +1,4 @@
-"""The run folder: records, checkpoints and what names them (DESIGN section 4, R-T5).
+"""The run folder: records, checkpoints and what names them (docs/architecture.md, section 4, R-T5).
 
 Workers write here themselves, and `last.json` is written last: it is the one place that says how far a run is.
 Ray's own checkpoint registry is left out on purpose. There a checkpoint counts only when the controller next polls,

@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from lensdata import storage, tables
 from lensdata.config.cutouts import FetchCutoutsConfig
+from lensdata.cutouts.service import require_reachable
 from lensdata.errors import InputError
 from lensdata.hashing import cutout_id
 from lensdata.jobs import JOBS
@@ -27,7 +28,7 @@ from spark_jobs.transforms.fetching import EXCLUDED, FAILED, STORED, fetch_parts
 
 log = logging.getLogger(__name__)
 JOB = JOBS["fetch_cutouts"]
-# A fetch is what came, not when or how often it was asked for (DESIGN section 3).
+# A fetch is what came, not when or how often it was asked for (docs/architecture.md, section 3).
 LEDGER_IDENTITY = ["cutout_id", "request_hash", "outcome", "reason", "pixel_hash"]
 Asked = tuple[int, int, float, float]  # cutout_id, source_id, ra, dec
 Group = tuple[int, list[Asked]]
@@ -45,6 +46,8 @@ def fetch_cutouts(run: JobRun) -> Outcome:
     done = settle(ledger_folder, parts_folder) if run.resumed else set()
     missing = [request for request in requests if request[0] not in done]
     progress(len(requests) - len(missing), len(requests), "stamps")
+    if missing:
+        require_reachable(run.config.service)
     spark = build_session(JOB.name, run.config.execution.shuffle_partitions)
     if missing:
         first = 1 + max([part_index(name) for name in storage.list_files(ledger_folder, ".parquet")], default=-1)

@@ -14,7 +14,9 @@ from lensdata.hashing import cutout_id
 TITLES = {"auc": "AUC", "average_precision": "average precision"}
 
 
-def entry(title: str, found: intervals.Interval, n_positive: int, n_negative: int, **more: Any) -> dict[str, Any]:
+def entry(
+    title: str, found: intervals.Interval, n_positive: int, n_negative: int | None, **more: Any
+) -> dict[str, Any]:
     """One metric of ``metrics.json``."""
     return {"title": title, "value": found.value, "low": found.low, "high": found.high,
             "n_positive": n_positive, "n_negative": n_negative, **more}  # fmt: skip
@@ -69,10 +71,13 @@ def confuser_rates(rows: pd.DataFrame) -> list[dict[str, Any]]:
     threshold = intervals.threshold_at_fpr(counts, 1e-2)
     negatives = rows[rows["label"] == 0]
     groups = (
-        negatives["confuser"].fillna("none") if "confuser" in negatives else pd.Series("all", index=negatives.index)
+        negatives["confuser"].fillna("no category")
+        if "confuser" in negatives
+        else pd.Series("all", index=negatives.index)
     )
     out = []
-    for name, group in [("all negatives", negatives), *negatives.groupby(groups)]:
+    kinds = list(negatives.groupby(groups)) if groups.nunique() > 1 else []
+    for name, group in [("all negatives", negatives), *kinds]:
         for rule, hits in (("score > 0.5", group["score"] > 0.5), ("overall FPR 0.01", group["logit"] >= threshold)):
             found = intervals.binomial(int(hits.sum()), len(group))
             out.append({"category": str(name), "rule": rule, "value": found.value, "low": found.low, "high": found.high,
@@ -100,7 +105,7 @@ def against_controls(rows: pd.DataFrame, controls: pd.DataFrame, config: Evaluat
     above = intervals.binomial(int((paired["logit"] > paired["logit_control"]).sum()), len(paired))
     return {
         "auc": entry("AUC of lenses without arcs against negatives", found, len(paired), len(negatives)),
-        "lens_above_its_control": entry("lenses that score above themselves without arc", above, len(paired), 0),
+        "lens_above_its_control": entry("lenses that score above themselves without arc", above, len(paired), None),
         "median_score_lens": float(paired["score"].median()),
         "median_score_control": float(paired["score_control"].median()),
         "median_score_negative": float(rows.loc[rows["label"] == 0, "score"].median()),

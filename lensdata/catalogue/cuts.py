@@ -15,17 +15,32 @@ Block = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
 
-def types_of(block: Block) -> npt.NDArray[np.bytes_]:
-    """TYPE without padding, as bytes. Comparing a padded or differently typed column silently empties the pool."""
-    return np.char.strip(block["TYPE"])
+class Rows:
+    """Some rows of a block; a column is copied only when a rule asks for it, a row never as a whole."""
+
+    def __init__(self, block: Block, index: npt.NDArray[np.int64] | None = None) -> None:
+        self._block, self._index = block, index
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        column = self._block[name]
+        return np.ascontiguousarray(column) if self._index is None else column[self._index]
+
+    def __len__(self) -> int:
+        return len(self._block) if self._index is None else len(self._index)
 
 
-def is_galaxy(block: Block, cuts: Cuts) -> Mask:
-    """TYPE among the kept models."""
-    return np.asarray(np.isin(types_of(block), np.array([kind.encode() for kind in cuts.types])))
+def is_galaxy(block: Rows, cuts: Cuts) -> Mask:
+    """TYPE among the kept models, padded with blanks or not: a comparison that forgets them silently empties the pool."""
+    types = block["TYPE"]
+    width = types.dtype.itemsize
+    names = {form for kind in cuts.types for form in (kind.encode(), kind.encode().ljust(width))}
+    found = np.zeros(len(types), bool)
+    for name in names:
+        found |= types == name
+    return found
 
 
-def in_footprint(block: Block, cuts: Cuts) -> Mask:
+def in_footprint(block: Rows, cuts: Cuts) -> Mask:
     """Declination strictly inside the footprint (the pole itself belongs to it)."""
     low, high = cuts.footprint.limits
     dec = block["DEC"]
@@ -33,21 +48,21 @@ def in_footprint(block: Block, cuts: Cuts) -> Mask:
     return np.asarray(above & (dec < high))
 
 
-def _enough_exposures(band: str) -> Callable[[Block, Cuts], Mask]:
+def _enough_exposures(band: str) -> Callable[[Rows, Cuts], Mask]:
     return lambda block, cuts: np.asarray(block[f"NOBS_{band}"] >= cuts.nobs_min)
 
 
-def is_unmasked(block: Block, cuts: Cuts) -> Mask:
+def is_unmasked(block: Rows, cuts: Cuts) -> Mask:
     """None of the rejected MASKBITS."""
     return np.asarray((block["MASKBITS"] & cuts.maskbits) == 0)
 
 
-def has_flux(block: Block, cuts: Cuts) -> Mask:
+def has_flux(block: Rows, cuts: Cuts) -> Mask:
     """FLUX_Z > 0: without it there is no magnitude (nan fails too)."""
     return np.asarray(block["FLUX_Z"] > 0)
 
 
-def is_bright(block: Block, cuts: Cuts) -> Mask:
+def is_bright(block: Rows, cuts: Cuts) -> Mask:
     """z magnitude below the limit, dereddened where asked."""
     flux = block["FLUX_Z"].astype(np.float64)
     if cuts.dereddened:
@@ -56,7 +71,7 @@ def is_bright(block: Block, cuts: Cuts) -> Mask:
         return magnitude(flux) < cuts.mag_z_max
 
 
-RULES: tuple[tuple[str, Callable[[Block, Cuts], Mask]], ...] = (
+RULES: tuple[tuple[str, Callable[[Rows, Cuts], Mask]], ...] = (
     ("type", is_galaxy),
     ("footprint", in_footprint),
     ("nobs_g", _enough_exposures("G")),
@@ -78,10 +93,10 @@ def apply_cuts(block: Block, cuts: Cuts) -> tuple[npt.NDArray[np.int64], dict[st
     tuple
         (indices of passing rows, {reason: rows}); the counts and the passing rows add up to the block.
     """
-    index = np.arange(len(block))
-    dropped: dict[str, int] = {}
-    for name, rule in RULES:
-        passed = rule(block[index], cuts) if len(index) < len(block) else rule(block, cuts)
+    index = np.flatnonzero(RULES[0][1](Rows(block), cuts))
+    dropped = {RULES[0][0]: len(block) - len(index)}
+    for name, rule in RULES[1:]:
+        passed = rule(Rows(block, index), cuts)
         dropped[name] = int(len(index) - passed.sum())
         index = index[passed]
     return index, dropped

@@ -63,14 +63,15 @@ def read_lenses(uri: str, columns: LensColumns | None = None) -> pd.DataFrame:
     frame = read_any_table(uri)
     is_lenscat = "RA [deg]" in frame.columns
     frame = frame.rename(columns=LENSCAT_COLUMNS) if is_lenscat else _rename(frame, columns or LensColumns(), uri)
+    if frame.empty:
+        raise InputError(f"Lens table {uri} has no rows, so it would exclude and match nothing; give the right file.")
     for name, low, high in (("ra", -360.0, 360.0), ("dec", -90.0, 90.0)):
         values = pd.to_numeric(frame[name], errors="coerce")
         bad = values.isna() | (values < low) | (values > high)
         if bad.any():
             row = int(bad.to_numpy().argmax())
-            raise InputError(
-                f"{uri}: row {row}: {name} = {frame[name].iloc[row]!r} is not in {low:g}..{high:g} degrees."
-            )
+            found = frame[name].iloc[row]
+            raise InputError(f"{uri}: row {row + 1} of the data: {name} = {found} is not in {low:g}..{high:g} degrees.")
         frame[name] = values.astype("float64")
     frame["name"] = frame["name"].astype(str).str.strip()
     frame["grading"] = frame["grading"].astype(str).str.strip()
@@ -126,6 +127,6 @@ def read_any_table(uri: str) -> pd.DataFrame:
 
             with storage.open_input(uri) as handle:
                 return Table.read(handle, format="fits", hdu=1).to_pandas()
-    except (pa.ArrowInvalid, pd.errors.ParserError, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"Input table {uri} cannot be read: {' '.join(str(error).split())}.") from error
     raise InputError(f"Input table {uri} must be .csv, .tsv, .parquet, .fits or a table folder.")

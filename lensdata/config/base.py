@@ -49,18 +49,18 @@ def load_config(model: type[C], path: str | Path | None, overrides: Iterable[str
     """
     values = _read_yaml(Path(path)) if path is not None else {}
     source = str(path) if path is not None else "configuration"
-    pairs = overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides)
-    for key, value in pairs:
+    pairs = dict(overrides.items() if isinstance(overrides, Mapping) else map(parse_override, overrides))
+    for key, value in pairs.items():
         _set_dotted(values, key, value)
-    return validate(model, values, source)
+    return validate(model, values, source, tuple(pairs))
 
 
-def validate(model: type[C], values: Mapping[str, Any], source: str) -> C:
-    """Validate plain values against ``model``; errors name ``source`` and the first wrong key."""
+def validate(model: type[C], values: Mapping[str, Any], source: str, overridden: tuple[str, ...] = ()) -> C:
+    """Validate plain values against ``model``; errors name ``source``, or the override, and the first wrong key."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise InputError(_sentence(error, model, source)) from error
+        raise InputError(_sentence(error, model, source, overridden)) from error
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -82,7 +82,7 @@ def config_hash(config: Config) -> str:
     """SHA-256 over what a configuration means, 16 hex digits.
 
     The ``execution`` section, URIs, rates and partitions (fields annotated with `UNHASHED`) do not change
-    the rows that come out and are left out (DESIGN section 4).
+    the rows that come out and are left out (docs/architecture.md, section 4).
     """
     text = json.dumps(meaning(config), sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -141,21 +141,33 @@ def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
     node[last] = value
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], source: str) -> str:
-    first = error.errors()[0]
+def _sentence(error: ValidationError, model: type[BaseModel], source: str, overridden: tuple[str, ...]) -> str:
+    # a misspelt key is what the user typed; the required one that is then missing is only its consequence
+    first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
     location = ".".join(str(part) for part in first["loc"])
+    if any(location == key or location.startswith(f"{key}.") for key in overridden):
+        source = "override"
     if first["type"] == "extra_forbidden":
-        known = known_keys(model)
-        nearest = difflib.get_close_matches(location, known, n=1, cutoff=0.4) or difflib.get_close_matches(
-            location.rsplit(".", 1)[-1], [key.rsplit(".", 1)[-1] for key in known], n=1, cutoff=0.4
-        )
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-        return f"{source}: unknown key {location!r}{hint}"
+        nearest = _nearest_key(location, model)
+        return f"{source}: unknown key {location!r}" + (f"; did you mean {nearest!r}?" if nearest else ".")
     if first["type"] == "missing":
-        return f"{source}: key {location!r} is required; give it in the file or as {location}=VALUE."
+        return f"{source}: key {location!r} is required."
     found = "" if isinstance(first.get("input"), dict) else f" (found {first.get('input')!r})"
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{source}: {location}: {message[:1].lower()}{message[1:]}{found}."
+    where = f"{location}: " if location else ""
+    return f"{source}: {where}{message[:1].lower()}{message[1:]}{found}."
+
+
+def _nearest_key(location: str, model: type[BaseModel]) -> str | None:
+    """The valid key that looks most like a wrong one: in its own section first, then anywhere."""
+    known = known_keys(model)
+    section, _, last = location.rpartition(".")
+    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == section}
+    close = difflib.get_close_matches(last, list(siblings), n=1, cutoff=0.5)
+    if close:
+        return siblings[close[0]]
+    close = difflib.get_close_matches(location, known, n=1, cutoff=0.5)
+    return close[0] if close else None
 
 
 def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -8,12 +8,14 @@ is short, a missing band is a plane of zeros. Source of these behaviours: the pu
 from __future__ import annotations
 
 import random
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from io import BytesIO
+from urllib.parse import urlparse
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,7 @@ from astropy.io import fits
 from lensdata import __version__
 from lensdata.config.cutouts import Service
 from lensdata.cutouts.request import CutoutRequest
+from lensdata.errors import InputError
 
 BLOCK = 2880
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -73,6 +76,22 @@ class RateLimiter:
         """Nobody of this process asks before then: the service said so."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
+
+
+def require_reachable(service: Service) -> None:
+    """Refuse to start against an address where nobody answers: a typo would cost days of retries.
+
+    Raises
+    ------
+    InputError
+        No connection within the connect timeout.
+    """
+    address = urlparse(service.url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), service.connect_timeout_s).close()
+    except OSError as error:
+        raise InputError(f"Cutout service {service.url} cannot be reached ({error}); check service.url.") from error
 
 
 class ServiceClient:
@@ -151,6 +170,8 @@ def retry_after_s(header: str | None, default: float) -> float:
 
 
 def _network_reason(error: Exception) -> str:
+    if isinstance(error, urllib3.exceptions.NewConnectionError):
+        return "connection"
     if isinstance(error, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
         return "timeout"
     if isinstance(error, urllib3.exceptions.IncompleteRead):

@@ -135,5 +135,5 @@ def confusers(rates: Sequence[dict[str, Any]]) -> str:
         xlim=(-0.01, None),
         title="False alarms by kind of negative",
     )
-    axes.legend(frameon=False, loc="best")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower right", ncols=2)
     return svg(figure)

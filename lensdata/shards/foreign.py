@@ -113,6 +113,8 @@ def _read_stack(uri: str, config: ImportConfig) -> UserStamps:
     if config.image_key not in arrays:
         raise InputError(f"{uri} has no array {config.image_key!r} (image_key); it has {', '.join(arrays) or 'none'}.")
     stamps = arrays[config.image_key]
+    if len(stamps) == 0:
+        raise InputError(f"{uri}: {config.image_key!r} holds no stamps.")
     if stamps.ndim != 4:
         raise InputError(f"{uri}: {config.image_key!r} has shape {stamps.shape}, expected (n, height, width, bands).")
     for key in (config.label_key, config.id_key):

@@ -132,9 +132,21 @@ def read_objects(found: UserStamps, labels_uri: str | None, config: ImportConfig
         raise InputError(
             f"There are no labels: no array {config.label_key!r} beside the stamps, no inputs.labels=FILE, no default_label."
         )
-    odd = objects.loc[~objects["label"].isin([0, 1]), "label"]
+    odd = objects[~objects["label"].isin([0, 1])]
     if len(odd):
-        raise InputError(f"Labels must be 0 or 1, found {odd.iloc[0]} ({len(odd)} such labels).")
+        first = odd.iloc[0]
+        raise InputError(
+            f"Labels must be 0 or 1, found {first['label']} for stamp {first['name']!r} ({len(odd)} such labels)."
+        )
+    for column, allowed in (("split", ["train", "val", "test"]), ("fold", None)):
+        if column in objects:
+            wrong = objects[objects[column].isna() if allowed is None else ~objects[column].isin(allowed)]
+            if len(wrong):
+                first = wrong.iloc[0]
+                raise InputError(
+                    f"{labels_uri}: {column} = {first[column]} for stamp {first['name']!r}; "
+                    f"expected {' or '.join(allowed) if allowed else 'a number in every row'}."
+                )
     objects["label"] = objects["label"].astype("int8")
     if "cutout_id" not in objects:
         objects["cutout_id"] = np.arange(1, len(objects) + 1)
@@ -204,7 +216,10 @@ def write_manifest(folder: str, objects: pd.DataFrame, locations: pa.Table, hash
 
 def _join_table(objects: pd.DataFrame, uri: str, config: ImportConfig) -> pd.DataFrame:
     """Join the labels table: by name where it has one, else row by row."""
-    table = pd.read_csv(io.BytesIO(storage.read_bytes(uri)))
+    try:
+        table = pd.read_csv(io.BytesIO(storage.read_bytes(uri)))
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"Labels table {uri} cannot be read as CSV ({str(error).strip()}).") from error
     if config.label_key not in table:
         raise InputError(f"{uri} has no column {config.label_key!r} (label_key); it has {', '.join(table.columns)}.")
     known = [

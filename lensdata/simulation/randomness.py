@@ -1,7 +1,7 @@
 """Random numbers that depend on what they are for and on nothing else.
 
 Everything is a hash of (seed, purpose, identity): no state, no order. A window of noise is therefore the same
-numbers whether it is drawn alone or as part of a whole brick (DESIGN 5.23).
+numbers whether it is drawn alone or as part of a whole brick.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A pixel is the sum of what is drawn there, in the order of the sources, plus noise that is a function of
 (seed, layer, brick, band, y, x). Each source is evaluated on a patch of its own on whole pixels of the brick and then
-cut, so a window equals the cut of the full brick bit for bit (DESIGN 5.23). Noise is white and Gaussian with the
+cut, so a window equals the cut of the full brick bit for bit. Noise is white and Gaussian with the
 variance of the catalogue depth; photon noise of the sources is left out, so the sky with arcs minus the sky without
 is exactly the arcs.
 """

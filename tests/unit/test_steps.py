@@ -137,7 +137,10 @@ def test_a_folder_with_other_files_is_not_written_into(tmp_path, numbers, capsys
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "thesis.tex").write_text("important")
     assert run(TABLE, Body(), numbers, tmp_path / "o") == 2
-    assert "holds files that double did not write" in capsys.readouterr().err
+    assert "holds files that no step wrote" in capsys.readouterr().err
+    assert (
+        run(TABLE, Body(), numbers, tmp_path / "o", "--force") == 2
+    )  # --force replaces what a step made, nothing else
     assert (tmp_path / "o" / "thesis.tex").exists()
 
 
@@ -155,13 +158,35 @@ def test_a_start_killed_in_its_first_write_is_no_foreign_folder(tmp_path, number
     assert run(PART, Body(), numbers, tmp_path / "o") == 0
 
 
-def test_a_killed_replacement_of_a_part_step_neither_counts_as_done_nor_goes_on(tmp_path, numbers, monkeypatch):
+def test_a_killed_replacement_of_a_part_step_neither_counts_as_done_nor_leaves_the_old_one(tmp_path, numbers):
     assert run(PART, Body(), numbers, tmp_path / "o") == 0
-    monkeypatch.setattr(storage.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def killed(run):
+        raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        run(PART, Body(), numbers, tmp_path / "o", "--force")
-    monkeypatch.undo()
+        run(PART, killed, numbers, tmp_path / "o", "--force")
     body = Body()
     assert run(PART, body, numbers, tmp_path / "o") == 0
     assert body.calls == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["numbers.csv", "o"]
+
+
+@pytest.mark.parametrize("job", [TABLE, PART])
+def test_an_output_outlives_a_replacement_that_refuses_its_input(tmp_path, numbers, job):
+    assert run(job, Body(), numbers, tmp_path / "o") == 0
+
+    def refuses(run):
+        raise InputError("no such class.")
+
+    assert run(job, refuses, numbers, tmp_path / "o", "--force") == 2
+    assert (tmp_path / "o" / "out.txt").read_text() == "2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["numbers.csv", "o"]
+
+
+def test_a_corrected_configuration_is_not_held_against_a_refused_start(tmp_path, numbers):
+    def refuses(run):
+        raise InputError("no such class.")
+
+    assert run(PART, refuses, numbers, tmp_path / "o", "factor=3") == 2
+    assert run(PART, Body(), numbers, tmp_path / "o", "factor=4") == 0
