@@ -57,8 +57,8 @@ class Screen:
         elapsed = time.monotonic() - self._started
         count = f"{found.done}/{found.total} {found.unit}{_eta(found, elapsed)}"
         if self._bar is not None and self._task is not None:
-            # with all units done a step still writes and checks: an open bar says that it is at work
-            total = found.total if found.done < found.total else None
+            # a bar whose units are all done stops its clock, but the step still writes and checks
+            total = found.total + (found.done >= found.total)
             self._bar.update(self._task, completed=found.done, total=total, count=count)
         elif time.monotonic() - self._last_line > LINE_EVERY_S:
             self._last_line = time.monotonic()

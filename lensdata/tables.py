@@ -477,12 +477,12 @@ def read_table(
         require_kind(folder, spec)
     pieces = list(iterate(folder, columns, check=check))
     if not pieces:
-        inner = [
-            name.removeprefix(folder).strip("/").split("/")[0] for name in storage.list_files(folder, "_table.json")
-        ]
-        inner = sorted(set(inner) - {"_table.json"})
-        if spec is None or inner:
-            hint = f"; it holds the tables {', '.join(inner)}: name one of them" if inner else ""
+        described = storage.join(folder, "_table.json")
+        kind = storage.read_json(described).get("table") if storage.exists(described) else None
+        if spec is None or kind != spec.name:  # a table of this kind without a file is one without rows
+            names = storage.list_files(folder, "_table.json")
+            inside = {name.removeprefix(folder).strip("/").split("/")[0] for name in names} - {"_table.json"}
+            hint = f"; it holds the tables {', '.join(sorted(inside))}: name one of them" if inside else ""
             raise InputError(f"Input {folder} has no Parquet file under dataset/{hint}.")
         return spec.schema.empty_table() if columns is None else spec.schema.empty_table().select(columns)
     table = pa.concat_tables(pieces, promote_options="permissive")
