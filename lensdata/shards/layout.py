@@ -1,7 +1,7 @@
 """What the bytes of one stamp mean: shape, type, bands, unit; kept in the schema metadata of every shard.
 
 A stamp is one `fixed_size_binary` value: no list levels to decode, no offsets, and the type itself checks the
-length. That layout reads 3-4 times faster than list columns (docs/architecture.md, section 3).
+length (docs/architecture.md, section 3).
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class ShardWriter:
             self._file = pq.ParquetWriter(
                 self._path,
                 group.schema,
-                compression="none",  # sky noise does not compress, and decoding zstd costs 3x the reading
+                compression="none",  # sky noise does not compress; decoding would cost and save next to nothing
                 use_dictionary=False,
                 write_statistics=[name for name in group.schema.names if name != IMAGE_COLUMN],
                 write_page_checksum=True,
