@@ -77,7 +77,23 @@ def _parser() -> argparse.ArgumentParser:
             [sys.executable, "-m", "lensdata.simulation.survey", *args.arguments]
         )
     )
+    verify = commands.add_parser(
+        "verify-sweeps",
+        help="compare sweep files with the release's SHA-256 list",
+        description="Hash every sweep file and compare it with the release's list; exit 1 if one differs.",
+    )
+    verify.add_argument("sweeps", help="folder, s3:// URI, or a .txt list of paths and addresses")
+    verify.add_argument("checksums", help="the release's list, e.g. legacysurvey_dr10_south_sweep_10.1.sha256sum")
+    verify.add_argument("--output", default="runs/verify_sweeps", help="folder or s3:// URI of the result")
+    verify.add_argument("--force", action="store_true", help="hash again what was hashed")
+    verify.set_defaults(function=_verify_sweeps)
     return parser
+
+
+def _verify_sweeps(args: argparse.Namespace) -> int:
+    settings = [f"inputs.sweeps={args.sweeps}", f"inputs.checksums={args.checksums}", "--output", args.output]
+    command = pipelines.spark_command("verify_sweeps", settings + (["--force"] if args.force else []))
+    return pipelines.run_command(command, pipelines.environment("verify_sweeps"))
 
 
 def _run(args: argparse.Namespace) -> int:

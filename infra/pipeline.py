@@ -25,7 +25,7 @@ from infra import processes
 from infra.screen import Screen
 from lensdata import jobs, steps, storage
 from lensdata.config.base import load_config
-from lensdata.config.pipeline import PipelineConfig, StepEntry
+from lensdata.config.pipeline import PipelineConfig, SparkSubmit, StepEntry
 from lensdata.errors import InputError
 from lensdata.hashing import text_hash
 
@@ -155,16 +155,7 @@ class Pipeline:
         return python
 
     def _spark_submit(self) -> list[str]:
-        spark = self.config.spark
-        conf = [item for key, value in spark.conf.items() for item in ("--conf", f"{key}={value}")]
-        return [
-            str(Path(sys.executable).with_name("spark-submit")),
-            "--master",
-            spark.master,
-            "--driver-memory",
-            spark.driver_memory,
-            *conf,
-        ]
+        return spark_submit(self.config.spark)
 
     def decide(self, step: StepEntry) -> tuple[steps.State, bool]:
         """What is to be done about a step, and whether it needs ``--force``.
@@ -183,6 +174,24 @@ class Pipeline:
             if changed and all(name in step.inputs and step.inputs[name].split("/", 1)[0] in names for name in changed):
                 return "replace", True
             raise
+
+
+def spark_submit(spark: SparkSubmit) -> list[str]:
+    """The ``spark-submit`` line up to the job's file."""
+    conf = [item for key, value in spark.conf.items() for item in ("--conf", f"{key}={value}")]
+    return [
+        str(Path(sys.executable).with_name("spark-submit")),
+        "--master",
+        spark.master,
+        "--driver-memory",
+        spark.driver_memory,
+        *conf,
+    ]
+
+
+def spark_command(step: str, arguments: list[str]) -> list[str]:
+    """The command line of one Spark step on this machine, outside a pipeline."""
+    return [*spark_submit(SparkSubmit()), _file_of(jobs.find(step).module), *arguments]
 
 
 def _file_of(module: str) -> str:
@@ -231,7 +240,7 @@ def _run_step(
     offset = log.stat().st_size if log.exists() else 0
     screen.begin(index, step.name)
     process = processes.start(
-        command, log, keep_open=(lock,), environment=environment(step) | {"PYTHONUNBUFFERED": "1"}
+        command, log, keep_open=(lock,), environment=environment(step.run) | {"PYTHONUNBUFFERED": "1"}
     )
     try:
         code = processes.follow(process, log, offset, screen.update)
@@ -306,13 +315,13 @@ def describe(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
             note = {"done": "# done, would be skipped\n", "resume": "# would go on\n"}.get(now, "")
         except InputError as error:  # inputs that an earlier step has yet to write are no error here
             note, force = ("" if "does not exist" in str(error) else f"# refused: {error}\n"), False
-        settings = " ".join(f"{key}={shlex.quote(value)}" for key, value in environment(step).items())
+        settings = " ".join(f"{key}={shlex.quote(value)}" for key, value in environment(step.run).items())
         yield step.name, note + " ".join(filter(None, [settings, shlex.join(pipeline.command(step, force=force))]))
 
 
-def environment(step: StepEntry) -> dict[str, str]:
-    """What a step needs in its environment: Spark runs the Python that it is told, not the one of its own process."""
-    return {"PYSPARK_PYTHON": sys.executable} if jobs.find(step.run).engine == "spark" else {}
+def environment(job: str) -> dict[str, str]:
+    """What a job needs in its environment: Spark runs the Python that it is told, not the one of its own process."""
+    return {"PYSPARK_PYTHON": sys.executable} if jobs.find(job).engine == "spark" else {}
 
 
 def headline(pipeline: Pipeline) -> dict[str, Any]:
@@ -323,7 +332,7 @@ def headline(pipeline: Pipeline) -> dict[str, Any]:
     return dict(storage.read_json(uri)) if storage.exists(uri) else {}
 
 
-def run_command(command: list[str]) -> int:
-    """Print a command line and run it in the foreground."""
+def run_command(command: list[str], more: dict[str, str] | None = None) -> int:
+    """Print a command line and run it in the foreground, with ``more`` in its environment."""
     print(f"$ {shlex.join(command)}", flush=True)  # noqa: T201 - the console command shows what it runs
-    return subprocess.run(command, check=False).returncode
+    return subprocess.run(command, check=False, env=os.environ | (more or {})).returncode

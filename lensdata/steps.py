@@ -43,6 +43,8 @@ class Job:
     kind
         ``table``: written aside, then published whole. ``part``: many atomic parts in the final folder; a
         restart goes on with what is missing.
+    file_lists
+        Inputs that may be a ``.txt`` file with a path or address per line; their identity is that of the files.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Job:
     inputs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     kind: Literal["table", "part"] = "table"
+    file_lists: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,13 @@ def parse(job: Job, argv: Sequence[str]) -> Request:
     parser.add_argument("--force", action="store_true", help="replace a finished output")
     parser.add_argument("--test-limit", type=int, help="work on the first N units only")
     parser.add_argument("settings", nargs="*", metavar="inputs.NAME=URI | key=value")
+    keys = [name for name, known in job.config.model_fields.items() if known.annotation in (int, float, str)]
+    for name in keys:  # --max-bad-files 3 says the same as max_bad_files=3
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=f"key {name}", help=argparse.SUPPRESS)
     args = parser.parse_intermixed_args(list(argv))
     inputs: dict[str, str] = {}
-    overrides: list[str] = []
+    options = vars(args)
+    overrides = [f"{name}={options[f'key {name}']}" for name in keys if options[f"key {name}"] is not None]
     for item in args.settings:
         if item.startswith("inputs.") and "=" in item:
             name, _, uri = item.removeprefix("inputs.").partition("=")
@@ -151,14 +158,17 @@ def identity(request: Request) -> dict[str, Any]:
     """What a finished output must agree with to be skipped: configuration, inputs, limit."""
     return {
         "config_hash": config_hash(request.config),
-        "inputs": {name: input_identity(uri) for name, uri in sorted(request.inputs.items())},
+        "inputs": {
+            name: input_identity(uri, may_be_list=name in request.job.file_lists)
+            for name, uri in sorted(request.inputs.items())
+        },
         "test_limit": request.test_limit,
         "schema_version": tables.SCHEMA_VERSION,
     }
 
 
-def input_identity(uri: str) -> Any:
-    """Identity of an input: a table's content hash, a file's SHA-256, a folder's names, sizes and versions.
+def input_identity(uri: str, *, may_be_list: bool = False) -> Any:
+    """Identity of an input: a table's content hash, a file's SHA-256, names, sizes and versions of a folder or a list.
 
     Raises
     ------
@@ -174,18 +184,21 @@ def input_identity(uri: str) -> Any:
     if storage.is_folder(uri):
         if storage.exists(storage.join(uri, "_started.json")):
             tables.require_success(uri)
-        return _folder_identity(uri)
+        return _files_identity(storage.list_files(uri))
+    if may_be_list and storage.is_file_list(uri):
+        return _files_identity(storage.read_file_list(uri))
     if storage.size(uri) <= HASHED_BYTES:
         return storage.sha256(uri)
     return storage.version(uri)
 
 
-def _folder_identity(uri: str) -> list[dict[str, Any]]:
-    """Files of a folder by content where that is little to read, so that a copy is the same input; else by size and version."""
-    versions = [(name, storage.version(name)) for name in storage.list_files(uri)]
-    if sum(entry["size"] for _, entry in versions) > HASHED_BYTES:
-        return [entry for _, entry in versions]
-    return [{"name": entry["name"], "sha256": storage.sha256(name)} for name, entry in versions]
+def _files_identity(uris: list[str]) -> list[dict[str, Any]]:
+    """Files by content where that is little to read, so that a copy is the same input; else by size and version."""
+    versions = storage.versions(uris)
+    if sum(entry["size"] for entry in versions) > HASHED_BYTES:
+        return sorted(versions, key=lambda entry: str(entry["name"]))
+    found = [{"name": entry["name"], "sha256": storage.sha256(uri)} for uri, entry in zip(uris, versions, strict=True)]
+    return sorted(found, key=lambda entry: str(entry["name"]))
 
 
 State = Literal["done", "fresh", "resume", "replace"]

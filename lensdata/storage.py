@@ -1,4 +1,4 @@
-"""One way to open, list, publish and checksum a local path or an ``s3://`` URI.
+"""One way to open, list, publish and checksum a local path or an ``s3://`` URI, and to read from a web server.
 
 S3 goes through s3fs with the usual AWS variables; ``AWS_ENDPOINT_URL_S3`` (or ``AWS_ENDPOINT_URL``) points it at
 another store. pyarrow reads Parquet through its own S3 client on the same endpoint, because ranged reads are
@@ -8,12 +8,17 @@ the hot path there.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import posixpath
 import re
 import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,9 +27,12 @@ from urllib.parse import urlparse
 import fsspec
 import pyarrow.fs as pafs
 
+from lensdata import web
 from lensdata.errors import InputError
+from lensdata.web import is_http
 
 PUBLISHING = "_publishing"
+REQUEST_BYTES = 16 << 20  # of one ranged read from S3 or a web server
 
 
 def is_s3(uri: str) -> bool:
@@ -34,6 +42,8 @@ def is_s3(uri: str) -> bool:
 
 def local_path(uri: str) -> Path:
     """The path of a local URI (``file:///x`` or a plain path)."""
+    if is_http(uri):
+        raise InputError(f"{uri} is on a web server, which can only be read from; give a folder or an s3:// URI.")
     return Path(urlparse(uri).path if uri.startswith("file://") else uri)
 
 
@@ -90,18 +100,24 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
 def exists(uri: str) -> bool:
     """True if a file or a non-empty folder is there."""
+    if is_http(uri):
+        return web.describe(uri) is not None
     fs, path = fs_of(uri)
     return bool(fs.exists(path))
 
 
 def is_folder(uri: str) -> bool:
-    """True if ``uri`` is a folder (on S3: a prefix with objects)."""
+    """True if ``uri`` is a folder (on S3: a prefix with objects); a web server has files only."""
+    if is_http(uri):
+        return False
     fs, path = fs_of(uri)
     return bool(fs.isdir(path))
 
 
 def list_files(uri: str, suffix: str = "") -> list[str]:
     """All files below a folder (or the file itself), sorted, as URIs."""
+    if is_http(uri):
+        return [uri] if exists(uri) and uri.endswith(suffix) else []
     fs, path = fs_of(uri)
     if not fs.exists(path):
         return []
@@ -112,12 +128,22 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
 
 def size(uri: str) -> int:
     """Bytes of a file."""
-    fs, path = fs_of(uri)
-    return int(fs.size(path))
+    return int(version(uri)["size"])
 
 
 def version(uri: str) -> dict[str, Any]:
-    """What tells one state of an input file from another: name, size and etag (S3) or mtime (local)."""
+    """What tells one state of an input file from another: name, size and etag (S3, HTTP) or mtime (local).
+
+    Raises
+    ------
+    InputError
+        There is no such file.
+    """
+    if is_http(uri):
+        found = web.describe(uri)
+        if found is None:
+            raise InputError(f"Input {uri} does not exist.")
+        return {"name": posixpath.basename(urlparse(uri).path), **found}
     fs, path = fs_of(uri)
     if not fs.exists(path):
         raise InputError(f"Input {uri} does not exist.")
@@ -134,10 +160,129 @@ def open_input(uri: str) -> BinaryIO:
     InputError
         If there is no such file.
     """
+    if is_http(uri):
+        return cast(BinaryIO, io.BufferedReader(_RangedFile(uri, size(uri)), REQUEST_BYTES))
     fs, path = fs_of(uri)
     if not fs.isfile(path):
         raise InputError(f"Input file {uri} does not exist.")
     return cast(BinaryIO, fs.open(path, "rb"))
+
+
+class _RangedFile(io.RawIOBase):
+    """A file on S3 or a web server, read by ranges."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        self._uri, self._size, self._at = uri, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = read_range(self._uri, self._at, min(self._at + len(buffer), self._size))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def open_ranged(uri: str, ahead: int = 1 << 16) -> tuple[BinaryIO, int]:
+    """A file to read a little of, and its size: from S3 and web servers come ``ahead`` bytes a request, not megabytes."""
+    total = size(uri)
+    if is_s3(uri) or is_http(uri):
+        return cast(BinaryIO, io.BufferedReader(_RangedFile(uri, total), ahead)), total
+    return open_input(uri), total
+
+
+def read_range(uri: str, start: int, stop: int) -> bytes:
+    """Bytes ``start`` to ``stop`` (exclusive) of a file by one request; fewer at its end."""
+    if is_http(uri):
+        return web.read_range(uri, start, stop)
+    if is_s3(uri):
+        fs, path = fs_of(uri)
+        return bytes(fs.cat_file(path, start=start, end=stop))
+    with local_path(uri).open("rb", buffering=0) as handle:
+        handle.seek(start)
+        return handle.read(stop - start)
+
+
+def read_pieces(uri: str, start: int, stop: int, piece: int) -> Iterator[memoryview]:
+    """Bytes ``start`` to ``stop`` in pieces of equal size, the last one shorter; a file that ends early ends the pieces.
+
+    A piece is valid until the next one is asked for: local files are read into one buffer that stays in the processor's
+    cache. From elsewhere, the next request is under way while a piece is worked on.
+    """
+    if is_s3(uri) or is_http(uri):
+        yield from _remote_pieces(uri, start, stop, piece)
+        return
+    buffer = memoryview(bytearray(min(piece, max(stop - start, 0))))
+    with local_path(uri).open("rb", buffering=0) as handle:
+        handle.seek(start)
+        while start < stop:
+            wanted = buffer[: min(piece, stop - start)]
+            count = handle.readinto(wanted)
+            while 0 < count < len(wanted) and (more := handle.readinto(wanted[count:])):
+                count += more
+            yield wanted[:count]
+            if count < len(wanted):
+                return
+            start += count
+
+
+def _remote_pieces(uri: str, start: int, stop: int, piece: int) -> Iterator[memoryview]:
+    request = max(piece, REQUEST_BYTES // piece * piece)  # whole pieces
+    with ThreadPoolExecutor(1) as ahead:
+        pending = ahead.submit(read_range, uri, start, min(start + request, stop))
+        while start < stop:
+            data = memoryview(pending.result())
+            wanted = min(request, stop - start)
+            start += wanted
+            if len(data) == wanted and start < stop:
+                pending = ahead.submit(read_range, uri, start, min(start + request, stop))
+            for at in range(0, len(data), piece):
+                yield data[at : at + piece]
+            if len(data) < wanted:
+                return
+
+
+def is_file_list(uri: str) -> bool:
+    """True for a text file (``.txt``) that names one file per line."""
+    return uri.endswith(".txt")
+
+
+def read_file_list(uri: str) -> list[str]:
+    """The files that a text file names, one per line; blank lines and ``#`` comments are skipped.
+
+    A name without a scheme or a leading slash is relative to the list.
+
+    Raises
+    ------
+    InputError
+        The list is empty, or names a file twice.
+    """
+    lines = [line.strip() for line in read_bytes(uri).decode(errors="replace").splitlines()]
+    folder = uri.rpartition("/")[0] or "."
+    names = [line if is_http(line) else join(folder, line) for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise InputError(f"{uri} names no file; give one path or address per line.")
+    again = [name for name in dict.fromkeys(names) if names.count(name) > 1] if len(set(names)) < len(names) else []
+    if again:
+        raise InputError(f"{uri} names {again[0]} twice; its rows would be counted twice.")
+    return names
+
+
+def versions(uris: list[str]) -> list[dict[str, Any]]:
+    """`version` of many files, asked for side by side: a survey has thousands."""
+    with ThreadPoolExecutor(32) as threads:
+        return list(threads.map(version, uris))
 
 
 def read_bytes(uri: str) -> bytes:
@@ -160,6 +305,24 @@ def write_bytes(uri: str, data: bytes) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     os.replace(temporary, target)
+
+
+@contextmanager
+def new_file(uri: str) -> Iterator[Path]:
+    """A local path to write a file to; the file is in its place when the block ends well, and nowhere else ever."""
+    if is_s3(uri):
+        with tempfile.TemporaryDirectory() as folder:
+            yield (path := Path(folder) / "file")
+            upload_file(path, uri)
+        return
+    target = local_path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex[:8]}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(uri: str) -> Any:

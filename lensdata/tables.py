@@ -22,7 +22,7 @@ from lensdata import storage
 from lensdata.errors import InputError
 from lensdata.hashing import splitmix64, text_hash
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BANDS = ("g", "r", "z")
 UInt64Array = npt.NDArray[np.uint64]
 
@@ -39,12 +39,13 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A table's columns; ``key`` is unique where given."""
+    """A table's columns; ``key`` is unique where given; ``sky``: published as a HATS catalogue."""
 
     name: str
     meaning: str
     columns: tuple[Column, ...]
     key: str | None = None
+    sky: bool = False
 
     @property
     def schema(self) -> pa.Schema:
@@ -108,6 +109,7 @@ DERIVED = (
     Column("psf_bin", I8, "", "bin of psfsize_r, edges 1.0, 1.2, 1.4, 1.6 arcsec"),
     Column("depth_bin", I8, "", "bin of the r-band 5-sigma point-source depth, edges 23.0, 23.5, 24.0, 24.5 mag"),
     Column("healpix_128", I64, "", "HEALPix pixel, nside 128, NESTED"),
+    Column("_healpix_29", I64, "", "HEALPix pixel, order 29, NESTED: the spatial index of HATS catalogues"),
 )
 CONFUSER = (
     Column("confuser_flags", I32, "", "bits: 1 merger, 2 ring, 4 edge-on, 8 blue, 16 large"),
@@ -121,7 +123,7 @@ LENS = (
 )
 
 POOL = TableSpec(
-    "pool", "galaxies that pass the cuts, away from every lens (R-S1, R-S2)", SOURCE + DERIVED, "source_id"
+    "pool", "galaxies that pass the cuts, away from every lens (R-S1, R-S2)", SOURCE + DERIVED, "source_id", sky=True
 )
 NEAR_LENSES = TableSpec(
     "near_lenses",
@@ -139,6 +141,20 @@ REJECTED = TableSpec(
         Column("separation_arcsec", F64, "arcsec", "distance to it"),
     ),
 )
+REMOVED = TableSpec(
+    "removed",
+    "pool rows removed because they lie at a contaminant, with the nearest one (R-S9)",
+    (
+        *IDENTITY,
+        Column("reason", TEXT, "", "category of the contaminant; its list where it has none"),
+        Column("list", TEXT, "", "the list it stands in"),
+        Column("contaminant", TEXT, "", "its name"),
+        Column("contaminant_ra", F64, "deg", "its right ascension"),
+        Column("contaminant_dec", F64, "deg", "its declination"),
+        Column("separation_arcsec", F64, "arcsec", "distance to it"),
+    ),
+    "source_id",
+)
 SWEEP_SPLITS = TableSpec(
     "sweep_splits",
     "row ranges of the sweep files and what became of their rows, a row per reason (R-S1)",
@@ -147,6 +163,40 @@ SWEEP_SPLITS = TableSpec(
         Column("first_row", I64, "", "first row of the range"),
         Column("reason", TEXT, "", "kept, or the first cut that failed"),
         Column("rows", I64, "", "rows with that reason"),
+    ),
+)
+SWEEP_FILES = TableSpec(
+    "sweep_files",
+    "the sweep files of a run, a row each, and whether their rows were used (R-S1)",
+    (
+        Column("file", TEXT, "", "file name"),
+        Column("uri", TEXT, "", "where it was"),
+        Column(
+            "state",
+            TEXT,
+            "",
+            "read, outside_footprint (not opened) or set_aside (truncated, corrupt or another release)",
+        ),
+        Column("rows", I64, "", "rows by its header; null where it was not opened"),
+        Column(
+            "offset",
+            I64,
+            "byte",
+            "where a file that was set aside went wrong, from its start; null where that is not known",
+        ),
+        Column("reason", TEXT, "", "why it was set aside"),
+    ),
+)
+SWEEP_CHECKSUMS = TableSpec(
+    "sweep_checksums",
+    "sweep files against the release's SHA-256 list (R-S1)",
+    (
+        Column("file", TEXT, "", "file name"),
+        Column("uri", TEXT, "", "where it was; null where it is only in the list"),
+        Column("state", TEXT, "", "same, different, not_listed, unreadable, or absent (in the list only)"),
+        Column("sha256", TEXT, "", "SHA-256 of the file"),
+        Column("listed", TEXT, "", "SHA-256 in the list"),
+        Column("reason", TEXT, "", "why it cannot be read"),
     ),
 )
 POSITIVES = TableSpec(
@@ -176,6 +226,7 @@ NEGATIVES = TableSpec(
     "negatives sampled per stratum (R-S4, R-S5)",
     (*SOURCE, *DERIVED, *CONFUSER, Column("pool", TEXT, "", "N1 deployment-representative, N2 hard confuser")),
     "source_id",
+    sky=True,
 )
 QUOTAS = TableSpec(
     "quotas",
@@ -189,6 +240,7 @@ QUOTAS = TableSpec(
         Column("available", I64, "", "pool rows that could serve"),
         Column("taken", I64, "", "negatives taken"),
         Column("shortfall", I64, "", "wanted - taken"),
+        Column("filled_from", TEXT, "", "stratum whose rows filled this one's shortfall; null where its own were drawn"),
     ),
 )
 SAMPLE = TableSpec(
@@ -207,6 +259,7 @@ SAMPLE = TableSpec(
         Column("fold", I8, "", "fold 0-4 of the HEALPix pixel for out-of-fold models"),
     ),
     "source_id",
+    sky=True,
 )
 QUALITY = (
     *_per_band("missing_frac_{}", F32, "", "fraction of pixels NaN or exactly zero in {}"),
@@ -326,7 +379,7 @@ SCORES = TableSpec(
 TABLES = {
     spec.name: spec
     for spec in (
-        POOL, NEAR_LENSES, REJECTED, SWEEP_SPLITS, POSITIVES, UNMATCHED, NEGATIVES, QUOTAS, SAMPLE, LEDGER,
+        POOL, NEAR_LENSES, REJECTED, REMOVED, SWEEP_SPLITS, SWEEP_FILES, SWEEP_CHECKSUMS, POSITIVES, UNMATCHED, NEGATIVES, QUOTAS, SAMPLE, LEDGER,
         REJECTED_STAMPS, MANIFEST, SCORES,
     )
 }  # fmt: skip
@@ -416,6 +469,49 @@ def _value_bits(values: pa.ChunkedArray | pa.Array) -> UInt64Array:
         raise TypeError(f"content_hash: no rule for Arrow type {kind}")
     bits[null] = 0x6E756C6C
     return bits
+
+
+ROW_GROUP_ROWS = 131_072
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What ``_table.json`` says of a file, and its share of the table's content hash."""
+
+    name: str
+    sha256: str
+    rows: int
+    content: int
+
+
+def write_part(uri: str, spec: TableSpec, batches: Iterable[pa.RecordBatch]) -> FileFacts:
+    """Write one Parquet file of a table; it is in its place when it is whole, or not at all.
+
+    Units and meanings of the columns travel in the metadata of the file's Arrow schema; columns that are not the table's
+    are left out.
+    """
+    schema = spec.schema.with_metadata({"lensdata.table": spec.name, "lensdata.meaning": spec.meaning})
+    total, content = 0, 0
+    with storage.new_file(uri) as path:
+        with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
+            for table in _row_groups(batches, spec.names):
+                group = table.cast(schema)
+                rows, share = content_hash([group])
+                total, content = total + rows, content + int(share, 16)
+                writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
+        digest = storage.sha256(str(path))
+    return FileFacts(uri, digest, total, content % (1 << 64))
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch], names: list[str]) -> Iterator[pa.Table]:
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch.select(names))
+        if sum(piece.num_rows for piece in waiting) >= ROW_GROUP_ROWS:
+            yield pa.Table.from_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def add_to_content(folder: str, *others: str) -> str:
@@ -512,10 +608,8 @@ def write_table(
 ) -> tuple[int, str]:
     """Write a small table as one file and finish its folder; returns rows and content hash."""
     table = validate(table, spec, folder)
-    storage.make_folder(storage.join(folder, "dataset"))
-    fs, path = storage.filesystem(storage.join(folder, "dataset", "part-00000.parquet"))
-    pq.write_table(table, path, filesystem=fs)
-    return finish_table(folder, spec, report=report)
+    part = write_part(storage.join(folder, "dataset", "part-00000.parquet"), spec, table.to_batches())
+    return mark_finished(folder, spec, [part], report)
 
 
 def finish_table(
@@ -532,18 +626,33 @@ def finish_table(
     identity
         Columns that make the content; all columns by default. The ledger leaves out fetch times.
     """
-    files = dataset_files(folder)
-    rows, content = content_hash(iterate(folder, identity, check=False))
-    prefix = storage.join(folder, "")
+    files = [describe_file(identity, name) for name in dataset_files(folder)]
+    return mark_finished(folder, spec, files, report)
+
+
+def describe_file(identity: list[str] | None, name: str) -> FileFacts:
+    """What a finished Parquet file is, by reading it; ``identity``: the columns that make the content, all by default."""
+    fs, path = storage.filesystem(name)
+    with pq.ParquetFile(fs.open_input_file(path)) as file:
+        rows, content = content_hash(file.iter_batches(columns=identity))
+    return FileFacts(name, storage.sha256(name), rows, int(content, 16))
+
+
+def mark_finished(
+    folder: str, spec: TableSpec | None, files: list[FileFacts], report: dict[str, Any] | None = None
+) -> tuple[int, str]:
+    """Write ``_table.json``, ``_report.json`` and, last, ``_SUCCESS``; returns rows and content hash."""
+    rows = sum(file.rows for file in files)
+    content = f"{sum(file.content for file in files) % (1 << 64):016x}"
+    prefix = storage.join(folder) + "/"
     entry = {
         "schema_version": SCHEMA_VERSION,
         "table": spec.name if spec else None,
         "rows": rows,
         "content": content,
-        "files": {name.removeprefix(prefix).lstrip("/"): storage.sha256(name) for name in files},
+        "files": {file.name.removeprefix(prefix): file.sha256 for file in sorted(files, key=lambda file: file.name)},
     }
-    old = storage.join(folder, "_table.json")
-    storage.write_json(old, entry)
+    storage.write_json(storage.join(folder, "_table.json"), entry)
     storage.write_json(storage.join(folder, "_report.json"), report or {"rows": rows})
     storage.write_bytes(storage.join(folder, "_SUCCESS"), b"")
     return rows, content

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from lensdata import storage, tables
+from lensdata.catalogue import hats
+from lensdata.catalogue.hats import Leaf
 from lensdata.tables import TableSpec
+
+FACTS = pa.schema([("name", pa.string()), ("sha256", pa.string()), ("rows", pa.int64()), ("content", pa.string())])
 
 
 def spark_schema(schema: pa.Schema) -> T.StructType:
@@ -33,7 +41,8 @@ def read(spark: SparkSession, folder: str, spec: TableSpec) -> DataFrame:
     files = tables.dataset_files(folder)
     if not files:
         return spark.createDataFrame([], spark_schema(spec.schema))
-    return spark.read.schema(spark_schema(spec.schema)).parquet(storage.join(folder, "dataset")).select(*spec.names)
+    reader = spark.read.schema(spark_schema(spec.schema)).option("recursiveFileLookup", "true")
+    return reader.parquet(storage.join(folder, "dataset")).select(*spec.names)
 
 
 def small_frame(spark: SparkSession, rows: list[tuple[Any, ...]], schema: str) -> DataFrame:
@@ -42,9 +51,61 @@ def small_frame(spark: SparkSession, rows: list[tuple[Any, ...]], schema: str) -
 
 
 def write(frame: DataFrame, folder: str, spec: TableSpec, report: dict[str, Any] | None = None) -> tuple[int, str]:
-    """Write a table's rows and finish its folder; returns rows and content hash."""
-    frame.select(*spec.names).write.mode("error").parquet(storage.join(folder, "dataset"))
-    return finish(frame.sparkSession, folder, spec, report)
+    """Write a table's rows and finish its folder; returns rows and content hash.
+
+    The tasks write the files themselves and hash their rows on the way, so nothing is read again. A table of the sky becomes a
+    HATS catalogue: its files follow from its rows alone. A task that is repeated writes the same files in the same place.
+    """
+    rows = frame.select(*spec.names)
+    leaves: list[Leaf] = []
+    if spec.sky:
+        rows, leaves = _by_leaf(rows)
+    facts = map_partitions(rows, _parts(folder, spec, leaves), FACTS).collect()
+    files = [tables.FileFacts(row["name"], row["sha256"], row["rows"], int(row["content"], 16)) for row in facts]
+    if spec.sky:
+        hats.describe(folder, spec, leaves)
+    return tables.mark_finished(folder, spec, files, report)
+
+
+def _by_leaf(rows: DataFrame) -> tuple[DataFrame, list[Leaf]]:
+    """Rows of a leaf together and in the order of the sky, under the leaf's number in ``_leaf``."""
+    cell = F.shiftright(hats.INDEX, hats.COUNT_SHIFT).alias("_cell")
+    counts = {row["_cell"]: row["count"] for row in rows.groupBy(cell).count().collect()}
+    leaves = hats.leaves(counts)
+    cells = rows.sparkSession.createDataFrame(hats.leaf_of_cells(leaves, counts), "_cell long, _leaf long")
+    numbered = rows.withColumn("_cell", cell).join(F.broadcast(cells), "_cell", "inner")
+    placed = numbered.repartition(max(len(leaves), 1), "_leaf")
+    return placed.sortWithinPartitions("_leaf", hats.INDEX, "source_id"), leaves
+
+
+def _parts(
+    folder: str, spec: TableSpec, leaves: list[Leaf]
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """A file per leaf, or one per partition where there are none."""
+
+    def write_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for number, pieces in groupby(_pieces(batches, bool(leaves)), key=itemgetter(0)):
+            name = leaves[number].file if leaves else f"part-{number:05d}.parquet"
+            facts = tables.write_part(storage.join(folder, "dataset", name), spec, map(itemgetter(1), pieces))
+            entry = {"name": facts.name, "sha256": facts.sha256, "rows": facts.rows, "content": f"{facts.content:016x}"}
+            yield pa.RecordBatch.from_pylist([entry], schema=FACTS)
+
+    return write_parts
+
+
+def _pieces(batches: Iterator[pa.RecordBatch], by_leaf: bool) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches with the number of their file; batches of several leaves are cut."""
+    partition = TaskContext.get().partitionId()  # type: ignore[union-attr]
+    for batch in batches:
+        if batch.num_rows == 0:
+            continue
+        if not by_leaf:
+            yield partition, batch
+            continue
+        numbers = batch["_leaf"].to_numpy()
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        for start, stop in pairwise([*starts.tolist(), batch.num_rows]):
+            yield int(numbers[start]), batch.slice(start, stop - start)
 
 
 def finish(
@@ -54,36 +115,16 @@ def finish(
     report: dict[str, Any] | None = None,
     identity: list[str] | None = None,
 ) -> tuple[int, str]:
-    """Hash the files of a table on the executors and write ``_table.json``, ``_report.json`` and ``_SUCCESS``.
+    """Hash the files of a table, whoever wrote them, on the executors and finish its folder.
 
     ``identity``: the columns that make the content; all by default.
     """
     files = tables.dataset_files(folder)
-    described: list[tuple[str, str, int, int]] = []
+    described: list[tables.FileFacts] = []
     if files:
         slices = min(len(files), 4 * spark.sparkContext.defaultParallelism)
-        described = spark.sparkContext.parallelize(files, slices).map(partial(_describe, identity)).collect()
-    rows = sum(entry[2] for entry in described)
-    content = f"{sum(entry[3] for entry in described) % (1 << 64):016x}"
-    prefix = folder.rstrip("/") + "/"
-    entry = {
-        "schema_version": tables.SCHEMA_VERSION,
-        "table": spec.name if spec else None,
-        "rows": rows,
-        "content": content,
-        "files": {name.removeprefix(prefix): digest for name, digest, *_ in sorted(described)},
-    }
-    storage.write_json(storage.join(folder, "_table.json"), entry)
-    storage.write_json(storage.join(folder, "_report.json"), report or {"rows": rows})
-    storage.write_bytes(storage.join(folder, "_SUCCESS"), b"")
-    return rows, content
-
-
-def _describe(identity: list[str] | None, name: str) -> tuple[str, str, int, int]:
-    fs, path = storage.filesystem(name)
-    with pq.ParquetFile(fs.open_input_file(path)) as file:
-        rows, content = tables.content_hash(file.iter_batches(columns=identity))
-    return name, storage.sha256(name), rows, int(content, 16)
+        described = spark.sparkContext.parallelize(files, slices).map(partial(tables.describe_file, identity)).collect()
+    return tables.mark_finished(folder, spec, described, report)
 
 
 def map_partitions(frame: DataFrame, function: Any, schema: pa.Schema) -> DataFrame:

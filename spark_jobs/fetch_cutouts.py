@@ -48,7 +48,7 @@ def fetch_cutouts(run: JobRun) -> Outcome:
     progress(len(requests) - len(missing), len(requests), "stamps")
     if missing:
         require_reachable(run.config.service)
-    spark = build_session(JOB.name, run.config.execution.shuffle_partitions)
+    spark = build_session(JOB.name, run.config.execution.shuffle_partitions, fixed_executors=True)
     if missing:
         first = 1 + max([part_index(name) for name in storage.list_files(ledger_folder, ".parquet")], default=-1)
         _fetch(spark, run, group_requests(missing, run.config.execution.stamps_per_part, first), len(requests))

@@ -13,6 +13,7 @@ import pyarrow as pa
 from lensdata import storage, tables
 from lensdata.catalogue import lenses as lens_tables
 from lensdata.catalogue.positives import SEARCH_RADIUS_ARCSEC, match, read_sources, select_lenses
+from lensdata.config.catalogue import MatchPositivesConfig
 from lensdata.errors import InputError
 from lensdata.jobs import JOBS
 from lensdata.steps import JobRun, Outcome, run_job
@@ -38,6 +39,7 @@ def match_positives(run: JobRun) -> Outcome:
             f"radius_arcsec={config.radius_arcsec:g} is more than the {SEARCH_RADIUS_ARCSEC:g} arcsec within which "
             "near_lenses holds sources."
         )
+    _refuse_unread_sky(run.inputs["near_lenses"], config)
     sources = read_sources(run.inputs["near_lenses"])
     positives, unmatched = match(lenses, sources, config)
     tables.write_table(_arrow(unmatched, tables.UNMATCHED), run.path("unmatched"), tables.UNMATCHED)
@@ -58,6 +60,18 @@ def match_positives(run: JobRun) -> Outcome:
         "lenses_with_source_within_11_arcsec": int(positives.shape[0] + unmatched["nearest_source_id"].notna().sum()),
     }
     return Outcome(rows, content, report)
+
+
+def _refuse_unread_sky(near_lenses: str, config: MatchPositivesConfig) -> None:
+    """Lenses outside the footprint can only be kept if the sweeps out there were read."""
+    report = storage.join(near_lenses, "..", "_report.json")
+    if config.outside_footprint == "keep" and storage.exists(report):
+        unread = storage.read_json(report).get("files_outside_footprint", 0)
+        if unread:
+            raise InputError(
+                f"{near_lenses} was extracted without the {unread} sweep files outside the footprint, so lenses there have no "
+                "source: run extract_pool with files_outside_footprint=read, or use outside_footprint=drop."
+            )
 
 
 def _arrow(frame: pd.DataFrame, spec: tables.TableSpec) -> pa.Table:

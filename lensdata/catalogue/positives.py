@@ -106,13 +106,13 @@ def match(
     table["reason"] = None
     far = (table["source"] < 0) | (table["separation_arcsec"] > config.radius_arcsec)
     table.loc[far, "reason"] = "no_source_in_radius"
+    if config.outside_footprint == "drop":  # whether there is a source or not: the sweeps out there need not be read
+        inside = (table["lens_dec"] > low) & (table["lens_dec"] < high)
+        table.loc[~inside, "reason"] = "outside_footprint"
     # of two lenses at one source the nearer stays; equal distances are ordered by name
-    order = table[~far].sort_values(["separation_arcsec", "lens_name"], kind="stable")
+    order = table[table["reason"].isna()].sort_values(["separation_arcsec", "lens_name"], kind="stable")
     again = order[order.duplicated("source")].index
     table.loc[again, "reason"] = "duplicate_source"
-    if config.outside_footprint == "drop":
-        inside = (table["lens_dec"] > low) & (table["lens_dec"] < high)
-        table.loc[table["reason"].isna() & ~inside, "reason"] = "outside_footprint"
     matched = table["reason"].isna()
     positives = _join(table[matched], sources)
     unmatched = table[~matched].copy()

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lensdata.catalogue import strata
+from lensdata.errors import InputError
 from lensdata.hashing import pack_source_id
 from lensdata.sky.healpix import ang2pix
 from lensdata.tables import BANDS, DERIVED, SOURCE
@@ -17,9 +18,19 @@ COPIED = tuple(column.name for column in SOURCE if column.name not in ("source_i
 
 
 def source_columns(block: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-    """The SOURCE columns of a block of sweep rows."""
+    """The SOURCE columns of a block of sweep rows.
+
+    Raises
+    ------
+    InputError
+        A release, brick or object number that no survey gives.
+    """
+    try:
+        source_id = pack_source_id(block["RELEASE"], block["BRICKID"], block["OBJID"])
+    except ValueError as error:
+        raise InputError(f"A row has an impossible identifier: {error}.") from error
     columns: dict[str, npt.NDArray[Any]] = {
-        "source_id": pack_source_id(block["RELEASE"], block["BRICKID"], block["OBJID"]),
+        "source_id": source_id,
         "type": np.char.strip(block["TYPE"]).astype(str),
         "brickname": np.char.strip(block["BRICKNAME"]).astype(str),
     }
@@ -41,7 +52,8 @@ def derived_columns(columns: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArr
     out["stratum"] = strata.stratum(out["type_bin"], out["nobs_z_bin"])
     out["psf_bin"] = strata.bin_index(columns["psfsize_r"], strata.PSF_EDGES_ARCSEC)
     out["depth_bin"] = strata.bin_index(strata.depth_magnitude(columns["psfdepth_r"]), strata.DEPTH_EDGES_MAG)
-    out["healpix_128"] = ang2pix(columns["ra"], columns["dec"])
+    out["_healpix_29"] = ang2pix(columns["ra"], columns["dec"], 1 << 29)
+    out["healpix_128"] = out["_healpix_29"] >> 2 * (29 - 7)  # NESTED: a parent is a prefix
     return out
 
 

@@ -1,17 +1,20 @@
-"""Reading sweep files by row ranges (R-S1).
+"""Sweep files: where their rows lie, and reading them by row ranges (R-S1).
 
 A sweep is a FITS binary table with rows of fixed width, so a row range is a byte range and a block of bytes is a numpy
-structured array without a copy. Blocks of 16k rows stay in the processor's cache; cuts run on a block before any column
-is copied. That is about 6 times as fast as astropy with the same cuts (benchmarks/sweep_reading.py), which is why it is
-our own; astropy reads the headers here and is the oracle in the tests.
+structured array without a copy. Files lie on a disk, on S3 or on a web server; blocks of 16k rows stay in the processor's
+cache while they are cut. ``benchmarks/catalogue.py`` compares this with astropy and with just reading the bytes, which is why
+it is our own; astropy reads the headers here and is the oracle in the tests.
 """
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +23,8 @@ from astropy.io import fits
 from lensdata import storage
 from lensdata.errors import InputError
 
-BLOCK_ROWS = 16_384
-READ_ROWS = BLOCK_ROWS  # a request of 8 MB: larger ones fall out of the processor's cache before they are cut
+BLOCK_ROWS = 16_384  # 8 MB: larger blocks fall out of the processor's cache before they are cut
+ENDINGS = (".fits", ".fits.gz")
 FORMATS = {"L": "S1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 REQUIRED = [
     "RELEASE",
@@ -62,6 +65,20 @@ REQUIRED = [
 _BOX = re.compile(r"sweep-(\d{3})([pm])(\d{3})-(\d{3})([pm])(\d{3})\.fits")
 
 
+class CorruptSweep(InputError):
+    """A file that is not what its header says.
+
+    Attributes
+    ----------
+    offset
+        Where it went wrong, bytes from the start of the (uncompressed) file.
+    """
+
+    def __init__(self, uri: str, offset: int, found: str) -> None:
+        super().__init__(f"{uri}: {found} (at byte {offset}); fetch the file again.")
+        self.offset = offset
+
+
 @dataclass(frozen=True)
 class SweepFile:
     """Where the rows of a sweep lie: byte offset, bytes per row, rows, and the layout of a row."""
@@ -75,22 +92,42 @@ class SweepFile:
     @property
     def name(self) -> str:
         """File name without the folder."""
-        return self.uri.rsplit("/", 1)[-1]
+        return file_name(self.uri)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether rows can only be reached by unpacking what lies before them."""
+        return self.uri.endswith(".gz")
+
+
+def file_name(uri: str) -> str:
+    """File name without the folder."""
+    return uri.rsplit("/", 1)[-1]
 
 
 def list_sweeps(uri: str) -> list[str]:
-    """The ``*.fits`` files of a folder, or a single file.
+    """The ``.fits`` and ``.fits.gz`` files of a folder, those a ``.txt`` list names, or a single file.
 
     Raises
     ------
     InputError
-        Nothing there, or no FITS file among it.
+        Nothing there, no FITS file among it, or two files of one name.
     """
     if not storage.exists(uri):
-        raise InputError(f"Input sweeps {uri} does not exist; give a folder of sweep-*.fits files or one file.")
-    found = storage.list_files(uri, ".fits")
+        raise InputError(
+            f"Input sweeps {uri} does not exist; give a folder of sweep-*.fits files, one file, or a .txt list."
+        )
+    named = storage.read_file_list(uri) if storage.is_file_list(uri) else storage.list_files(uri)
+    found = sorted(name for name in named if name.endswith(ENDINGS))
     if not found:
-        raise InputError(f"Input sweeps {uri} holds no .fits file; give a folder of sweep-*.fits files or one file.")
+        raise InputError(
+            f"Input sweeps {uri} holds no .fits file; give a folder of sweep-*.fits files, one file, or a .txt list."
+        )
+    seen: dict[str, str] = {}
+    for name in found:
+        other = seen.setdefault(file_name(name).removesuffix(".gz"), name)
+        if other != name:
+            raise InputError(f"Input sweeps {uri} holds one file twice: {other} and {name}; remove one of them.")
     return found
 
 
@@ -108,33 +145,69 @@ def declination_range(name: str) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def outside_declinations(name: str, limits: tuple[float, float]) -> bool:
+    """True where the file's name says that no row of it lies inside the limits (degrees).
+
+    >>> outside_declinations("sweep-000m085-005m080.fits", (-18.0, 32.0))
+    True
+    >>> outside_declinations("anything.fits", (-18.0, 32.0))
+    False
+    """
+    box = declination_range(name)
+    return box is not None and (box[1] <= limits[0] or box[0] >= limits[1])
+
+
+def open_sweeps(uris: list[str]) -> tuple[list[SweepFile], dict[str, InputError]]:
+    """Headers of many files, read side by side; and why the others cannot be used."""
+    with ThreadPoolExecutor(32) as threads:
+        found = dict(zip(uris, threads.map(_open_or_reason, uris), strict=True))
+    errors = {uri: entry for uri, entry in found.items() if isinstance(entry, InputError)}
+    return [entry for entry in found.values() if isinstance(entry, SweepFile)], errors
+
+
+def _open_or_reason(uri: str) -> SweepFile | InputError:
+    try:
+        return open_sweep(uri)
+    except InputError as error:
+        return error
+
+
 def open_sweep(uri: str, required: list[str] | None = None) -> SweepFile:
     """Read the headers of a sweep and check that its rows can be read as they lie.
 
     Raises
     ------
     InputError
-        Not FITS, no table, a needed column missing, scaled or of variable length, or a file shorter than its rows.
+        Not FITS, no table, a needed column missing, scaled or of variable length.
+    CorruptSweep
+        A file shorter than its rows, or columns that do not add up to a row.
     """
     try:
-        with storage.open_input(uri) as handle:
+        stream, total = storage.open_ranged(uri)
+        with stream, _unpacked(stream, uri) as handle:
             primary = fits.Header.fromfile(handle)
             handle.seek(handle.tell() + _padded_data_bytes(primary))
             header = fits.Header.fromfile(handle)
             offset = handle.tell()
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zlib.error, fits.VerifyError) as error:
         raise InputError(f"{uri} is not a FITS file with a table: {' '.join(str(error).split())[:200]}.") from error
-    if header.get("XTENSION", "").strip() != "BINTABLE":
-        raise InputError(f"{uri}: the first extension is {header.get('XTENSION')!r}, expected BINTABLE.")
+    if str(header.get("XTENSION", "")).strip() != "BINTABLE" or not {"NAXIS1", "NAXIS2", "TFIELDS"} <= set(header):
+        raise InputError(
+            f"{uri}: the first extension is {header.get('XTENSION')!r}, expected a complete BINTABLE header."
+        )
     dtype = _row_layout(header, uri, REQUIRED if required is None else required)
     sweep = SweepFile(uri, offset, int(header["NAXIS1"]), int(header["NAXIS2"]), dtype)
     needed = offset + sweep.row_bytes * sweep.num_rows
-    found = storage.size(uri)
-    if found < needed:
-        raise InputError(
-            f"{uri} is truncated: {sweep.num_rows} rows need {needed} bytes, the file has {found}; fetch it again."
+    if total < needed and not sweep.compressed:
+        rows = max(total - offset, 0) // max(sweep.row_bytes, 1)
+        raise CorruptSweep(
+            uri, total, f"the file is truncated after {rows} of {sweep.num_rows} rows, it needs {needed} bytes"
         )
     return sweep
+
+
+def _unpacked(stream: BinaryIO, uri: str) -> BinaryIO:
+    return cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if uri.endswith(".gz") else stream
 
 
 def _padded_data_bytes(header: fits.Header) -> int:
@@ -150,8 +223,10 @@ def _row_layout(header: fits.Header, uri: str, required: list[str]) -> np.dtype[
     for index in range(1, int(header["TFIELDS"]) + 1):
         name = str(header[f"TTYPE{index}"]).strip().upper()
         form = str(header[f"TFORM{index}"]).strip()
-        repeat, code = re.fullmatch(r"(\d*)([A-Z])(.*)", form).group(1, 2)  # type: ignore[union-attr]
-        count = int(repeat or 1)
+        parts = re.fullmatch(r"(\d*)([A-Z])(.*)", form)
+        if parts is None:
+            raise InputError(f"{uri}: column {name} has the unknown format {form!r}.")
+        count, code = int(parts[1] or 1), parts[2]
         if name in required:
             if code not in FORMATS and code != "A":
                 raise InputError(f"{uri}: column {name} has format {form!r}, expected a fixed-width number or text.")
@@ -175,39 +250,62 @@ def _row_layout(header: fits.Header, uri: str, required: list[str]) -> np.dtype[
         )
     dtype = np.dtype(fields)
     if dtype.itemsize != int(header["NAXIS1"]):
-        raise InputError(
-            f"{uri}: columns add up to {dtype.itemsize} bytes a row, NAXIS1 says {header['NAXIS1']}; the file is corrupt."
-        )
+        found = f"columns add up to {dtype.itemsize} bytes a row, NAXIS1 says {header['NAXIS1']}"
+        raise CorruptSweep(uri, 0, found)
     return dtype
 
 
 def plan_splits(sweeps: list[SweepFile], rows_per_split: int) -> list[tuple[str, int, int]]:
-    """Row ranges (uri, first row, rows) that cover every file; a file without rows has one empty range."""
+    """Row ranges (uri, first row, rows) that cover every file; a file without rows has one empty range.
+
+    A compressed file is one range: its rows can only be reached from the start.
+    """
     ranges = []
     for sweep in sweeps:
-        for first in range(0, max(sweep.num_rows, 1), rows_per_split):
-            ranges.append((sweep.uri, first, min(rows_per_split, sweep.num_rows - first)))
+        step = max(sweep.num_rows, 1) if sweep.compressed else rows_per_split
+        for first in range(0, max(sweep.num_rows, 1), step):
+            ranges.append((sweep.uri, first, min(step, sweep.num_rows - first)))
     return ranges
 
 
 def read_blocks(sweep: SweepFile, first: int = 0, rows: int | None = None) -> Iterator[npt.NDArray[Any]]:
     """Blocks of rows as structured arrays over the file's own bytes (big-endian, upper-case names).
 
+    A block is valid until the next one is asked for; fancy indexing copies what is to stay.
+
     Raises
     ------
-    InputError
-        The file ends early.
+    CorruptSweep
+        The file ends early or cannot be unpacked.
     """
     last = sweep.num_rows if rows is None else min(first + rows, sweep.num_rows)
-    with storage.open_input(sweep.uri) as handle:
-        handle.seek(sweep.offset + first * sweep.row_bytes)
-        for start in range(first, last, READ_ROWS):
-            count = min(READ_ROWS, last - start)
-            data = handle.read(count * sweep.row_bytes)
-            if len(data) != count * sweep.row_bytes:
-                raise InputError(
-                    f"{sweep.uri}: ends in row {start + len(data) // sweep.row_bytes} of {sweep.num_rows}; fetch it again."
-                )
-            table = np.frombuffer(data, dtype=sweep.dtype)
-            for block in range(0, count, BLOCK_ROWS):
-                yield table[block : block + BLOCK_ROWS]
+    start, stop = (sweep.offset + row * sweep.row_bytes for row in (first, last))
+    piece = BLOCK_ROWS * sweep.row_bytes
+    at, why = first, "the file ends"
+    try:
+        pieces = (
+            _unpack(sweep.uri, start, stop, piece)
+            if sweep.compressed
+            else storage.read_pieces(sweep.uri, start, stop, piece)
+        )
+        for data in pieces:
+            count = len(data) // max(sweep.row_bytes, 1)
+            if count:
+                yield np.frombuffer(data, dtype=sweep.dtype, count=count)
+            at += count
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        why = f"it cannot be unpacked ({error})"
+    if at < last:
+        offset = sweep.offset + at * sweep.row_bytes
+        raise CorruptSweep(sweep.uri, offset, f"{why} in row {at} of {sweep.num_rows}")
+
+
+def _unpack(uri: str, start: int, stop: int, piece: int) -> Iterator[memoryview]:
+    with storage.open_input(uri) as packed, gzip.GzipFile(fileobj=packed) as handle:
+        handle.seek(start)
+        while start < stop:
+            data = handle.read(min(piece, stop - start))
+            if not data:
+                return
+            start += len(data)
+            yield memoryview(data)

@@ -48,7 +48,7 @@ class Cuts(Config):
     maskbits: int = Field(
         0x38E2, ge=0, description="rejected MASKBITS: 1 BRIGHT, 5-7 ALLMASK_G/R/Z, 11 MEDIUM, 12 GALAXY, 13 CLUSTER"
     )
-    mag_z_max: float = Field(20.0, description="z magnitude limit, exclusive")
+    mag_z_max: float = Field(20.0, ge=0, le=40, description="z magnitude limit, exclusive")
     dereddened: bool = Field(False, description="apply the z limit to the dereddened magnitude")
 
 
@@ -75,6 +75,10 @@ class LensColumns(Config):
     grading: str = Field("grading", description="confident or probable; probable where the column is absent")
 
 
+class VerifySweepsConfig(Config):
+    """Sweep files against the release's SHA-256 list; there is nothing to choose."""
+
+
 class ExtractPoolConfig(Config):
     """Negative pool from the sweep files (R-S1, R-S2)."""
 
@@ -84,6 +88,15 @@ class ExtractPoolConfig(Config):
     )
     columns: LensColumns = LensColumns()
     without_lens_list: bool = Field(False, description="must be true to run without a lens list (R-S2)")
+    files_outside_footprint: Literal["skip", "read"] = Field(
+        "skip",
+        description="sweep files whose name says that they lie outside the footprint: not opened, or read for near_lenses",
+    )
+    max_bad_files: int = Field(
+        0,
+        ge=0,
+        description="sweep files that may be set aside because they are truncated, corrupt or of another release",
+    )
     execution: ExtractExecution = ExtractExecution()
 
 
@@ -146,14 +159,57 @@ class Confusers(Config):
     large: LargeRule = LargeRule()
 
 
+class ContaminantColumns(Config):
+    """Column names of the lists of contaminants."""
+
+    name: str = Field("name", description="name or identifier; made from the position where the column is absent")
+    ra: str = Field("ra", description="right ascension, degrees")
+    dec: str = Field("dec", description="declination, degrees")
+    category: str = Field("category", description="kind of contaminant; the list's file name where the column is absent")
+
+
+class CrossmatchExecution(SparkExecution):
+    """How two catalogues are brought together."""
+
+    crossmatch: Literal["auto", "broadcast", "partitioned"] = Field(
+        "auto", description="auto: a list of up to 1,000,000 rows is sent to every task, a longer one partitioned by sky"
+    )
+
+
+class RemoveContaminantsConfig(Config):
+    """Removal of pool rows at contaminants (R-S9)."""
+
+    radius_arcsec: float = Field(
+        11.0, gt=0, le=600, description="pool rows this close to a contaminant are removed: as around a lens (R-S2)"
+    )
+    columns: ContaminantColumns = ContaminantColumns()
+    execution: CrossmatchExecution = CrossmatchExecution()
+
+
+class MorphologyTable(Config):
+    """An external table of morphologies that marks mergers (R-S4), read where inputs.morphology is given."""
+
+    column: str = Field("merger", description="column that marks a merger or tidal feature: a fraction or a truth value")
+    threshold: float = Field(0.5, description="rows with at least this value are mergers")
+    match_by: Literal["position", "source_id"] = Field("position", description="nearest row on the sky, or equal source_id")
+    radius_arcsec: float = Field(1.5, gt=0, le=60, description="greatest distance of a galaxy and its row of the table")
+    ra: str = Field("ra", description="right ascension, degrees")
+    dec: str = Field("dec", description="declination, degrees")
+    source_id: str = Field("source_id", description="column of our source_id, for match_by: source_id")
+
+
 class SampleNegativesConfig(Config):
     """Stratified N1/N2 negatives (R-S4, R-S5)."""
 
     ratio: int = Field(100, ge=1, description="negatives wanted per positive in each stratum")
     n1_percent: int = Field(85, ge=0, le=100, description="share of N1, per cent; n1 = n1_percent x wanted // 100")
     seed: int = Field(42, ge=0, description="key of the sampling order")
+    fill: Literal["none", "neighbours"] = Field(
+        "none", description="neighbours: a stratum's shortfall is taken from other exposure bins, then from other types"
+    )
     confusers: Confusers = Confusers()
-    execution: SparkExecution = SparkExecution()
+    morphology: MorphologyTable = MorphologyTable()
+    execution: CrossmatchExecution = CrossmatchExecution()
 
 
 class AssignSplitsConfig(Config):
@@ -164,6 +220,10 @@ class AssignSplitsConfig(Config):
     val_fraction: float = Field(0.15, ge=0, lt=1, description="then val; the rest is test")
     folds: int = Field(5, ge=2, le=20, description="folds of the pixels for out-of-fold models")
     group_radius_arcsec: float = Field(37.0, gt=0, description="stamps this close share sky (their diagonal)")
+    groups: Literal["report", "keep_together"] = Field(
+        "report",
+        description="report: groups that span splits are counted; keep_together: a group goes where its smallest source_id goes",
+    )
     execution: SparkExecution = SparkExecution()
 
     @model_validator(mode="after")
@@ -173,12 +233,32 @@ class AssignSplitsConfig(Config):
         return self
 
 
+class GateRule(Config):
+    """Can observing conditions alone tell positives from negatives? (R-S8)."""
+
+    auc_max: float = Field(0.60, gt=0.5, le=1, description="out-of-fold AUC above this is a warning")
+    required: bool = Field(False, description="true: an AUC above auc_max fails the step")
+    rows_max: int = Field(
+        50_000, ge=100, description="rows of the classifier: all positives, negatives by sampling key"
+    )
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples of the AUC")
+
+
 class ValidateCatalogueConfig(Config):
     """Checks of the sample (R-S8)."""
 
     seed: int = Field(42, description="split seed, as in assign_splits")
     train_fraction: float = Field(0.70, gt=0, lt=1, description="as in assign_splits")
     val_fraction: float = Field(0.15, ge=0, lt=1, description="as in assign_splits")
+    groups: Literal["report", "keep_together"] = Field("report", description="as in assign_splits")
+    footprint: Footprint = Field(Footprint(), description="the negatives' footprint, as in extract_pool")
     allow_shortfall: bool = Field(True, description="false: a stratum that got fewer negatives than wanted fails")
     excluded_bricks: tuple[str, ...] = Field((), description="bricks that no manifest may hold (R-S7)")
+    near_duplicate_bits: int = Field(
+        11,
+        ge=0,
+        le=15,
+        description="stamps whose sky-noise hashes (192 bits) differ in at most so many bits hold the same pixels",
+    )
+    gate: GateRule = GateRule()
     execution: SparkExecution = SparkExecution()

@@ -12,64 +12,119 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from lensdata.catalogue.cuts import KEPT, NEAR_LENS, REASONS, apply_cuts
+from lensdata.catalogue.cuts import KEPT, NEAR_LENS, REASONS, Rows, apply_cuts
 from lensdata.catalogue.sources import derived_columns, source_columns, to_arrow
-from lensdata.catalogue.sweeps import open_sweep, read_blocks
+from lensdata.catalogue.sweeps import CorruptSweep, SweepFile, read_blocks
 from lensdata.config.catalogue import ExtractPoolConfig
-from lensdata.sky.crossmatch import SkyIndex
-from lensdata.tables import NEAR_LENSES, REJECTED, SWEEP_SPLITS
+from lensdata.errors import InputError
+from lensdata.sky.nearby import Box, Neighbourhood
+from lensdata.tables import NEAR_LENSES, REJECTED, SWEEP_FILES, SWEEP_SPLITS
 
-# One row of the pass is a row of the table named by `kind`; columns of the other tables are null.
-_FIELDS = {field.name: field for spec in (NEAR_LENSES, REJECTED, SWEEP_SPLITS) for field in spec.schema}
+# One row of the pass is a row of the table named by `kind`, from the sweep `file`; columns of the other tables are null.
+_FIELDS = {field.name: field for spec in (NEAR_LENSES, REJECTED, SWEEP_SPLITS, SWEEP_FILES) for field in spec.schema}
 PASS_SCHEMA = pa.schema([pa.field("kind", pa.string()), *(pa.field(f.name, f.type) for f in _FIELDS.values())])
+GATHERED_ROWS = 8_192  # passing rows that are turned into columns at once: the fixed cost of a call is shared
+SET_ASIDE = "set_aside"
 Lenses = dict[str, npt.NDArray[Any]]
 
 
-def read_splits(splits: DataFrame, lenses: Lenses, config: ExtractPoolConfig, schema: Any) -> DataFrame:
-    """Read row ranges (``uri, first_row, num_rows``), one per partition, as rows of `PASS_SCHEMA`."""
-    return splits.mapInArrow(_reader(lenses, config), schema)
+def read_splits(
+    splits: DataFrame, sweeps: list[SweepFile], lenses: Lenses, config: ExtractPoolConfig, schema: Any
+) -> DataFrame:
+    """Read row ranges (``uri, first_row, num_rows``) of the sweeps as rows of `PASS_SCHEMA`.
+
+    The headers travel with the task, so that no executor reads them again.
+    """
+    return splits.mapInArrow(_reader({sweep.uri: sweep for sweep in sweeps}, lenses, config), schema)
 
 
 def _reader(
-    lenses: Lenses, config: ExtractPoolConfig
+    sweeps: dict[str, SweepFile], lenses: Lenses, config: ExtractPoolConfig
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        index = SkyIndex(lenses["ra"], lenses["dec"])
+        near = Neighbourhood(lenses["ra"], lenses["dec"], config.exclusion_radius_arcsec)
         for batch in batches:
             for split in batch.to_pylist():
-                yield from read_split(split["uri"], split["first_row"], split["num_rows"], index, lenses, config)
+                yield from read_split(sweeps[split["uri"]], split["first_row"], split["num_rows"], near, lenses, config)
 
     return read
 
 
 def read_split(
-    uri: str, first_row: int, num_rows: int, index: SkyIndex, lenses: Lenses, config: ExtractPoolConfig
+    sweep: SweepFile, first_row: int, num_rows: int, near: Neighbourhood, lenses: Lenses, config: ExtractPoolConfig
 ) -> Iterator[pa.RecordBatch]:
-    """One row range: pool rows, rows near lenses, excluded rows, and the counts per reason, which add up."""
-    sweep = open_sweep(uri)
+    """One row range: pool rows, rows near lenses, excluded rows, and the counts per reason, which add up.
+
+    A file that turns out to be corrupt gives a row of ``sweep_files`` instead of counts; what was read of it before is told by
+    its name.
+    """
     counts: Counter[str] = Counter()
-    for block in read_blocks(sweep, first_row, num_rows):
-        nearest, separation = index.nearest(block["RA"], block["DEC"], config.exclusion_radius_arcsec)
-        close = np.flatnonzero(nearest >= 0)
-        if close.size:
-            yield _near_rows(block[close], nearest[close], separation[close], lenses)
-        passing, dropped = apply_cuts(block, config.cuts)
-        counts.update(dropped)
-        excluded = nearest[passing] >= 0
-        counts[NEAR_LENS] += int(excluded.sum())
-        if excluded.any():
-            rows = passing[excluded]
-            yield _excluded_rows(block[rows], nearest[rows], separation[rows], lenses)
-        kept = passing[~excluded]
-        counts[KEPT] += kept.size
-        if kept.size:
-            yield _pool_rows(block[kept])
+    passing: list[npt.NDArray[Any]] = []
+    try:
+        for block in checked_blocks(sweep, first_row, num_rows):
+            kept, dropped, tables = _cut_block(sweep.name, block, near, lenses, config)
+            counts.update(dropped)
+            yield from tables
+            passing.append(block.take(kept).rows())
+            if sum(map(len, passing)) >= GATHERED_ROWS:
+                yield _pool_rows(sweep.name, _joined(passing))
+                passing = []
+        if sum(map(len, passing)):
+            yield _pool_rows(sweep.name, _joined(passing))
+    except InputError as error:
+        yield _set_aside(sweep, error)
+        return
     yield _count_rows(sweep.name, first_row, counts)
 
 
-def _pool_rows(block: npt.NDArray[Any]) -> pa.RecordBatch:
+def _joined(blocks: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    raw = [block.view(f"V{block.itemsize}") for block in blocks]
+    return np.concatenate(raw).view(blocks[0].dtype)
+
+
+def checked_blocks(sweep: SweepFile, first_row: int, num_rows: int) -> Iterator[Rows]:
+    """Blocks of the row range.
+
+    Raises
+    ------
+    CorruptSweep
+        The file ends early, or a row has no position on the sky.
+    """
+    row = first_row
+    for block in read_blocks(sweep, first_row, num_rows):
+        rows = Rows(block)
+        if not Box.around(rows["RA"], rows["DEC"]).on_sky:
+            ra, dec = rows["RA"], rows["DEC"]
+            bad = row + int(np.argmin((ra >= 0) & (ra <= 360) & (dec >= -90) & (dec <= 90)))
+            found = f"row {bad} has the position {ra[bad - row]:g}, {dec[bad - row]:g}"
+            raise CorruptSweep(sweep.uri, sweep.offset + bad * sweep.row_bytes, found)
+        yield rows
+        row += len(rows)
+
+
+def _cut_block(
+    name: str, block: Rows, near: Neighbourhood, lenses: Lenses, config: ExtractPoolConfig
+) -> tuple[npt.NDArray[np.int64], dict[str, int], list[pa.RecordBatch]]:
+    """Numbers of the pool's rows, rows per reason, and the rows of the tables around lenses."""
+    ra, dec = block["RA"], block["DEC"]
+    close, nearest, separation = near.near(ra, dec, Box.around(ra, dec))
+    kept, counts = apply_cuts(block, config.cuts)
+    tables: list[pa.RecordBatch] = []
+    excluded = 0
+    if close.size:
+        tables.append(_near_rows(name, block.take(close).rows(), nearest, separation, lenses))
+        chosen = np.isin(close, kept, assume_unique=True)
+        excluded = int(chosen.sum())
+        if excluded:
+            rows = block.take(close[chosen]).rows()
+            tables.append(_excluded_rows(name, rows, nearest[chosen], separation[chosen], lenses))
+            kept = np.setdiff1d(kept, close, assume_unique=True)
+    return kept, counts | {NEAR_LENS: excluded, KEPT: len(kept)}, tables
+
+
+def _pool_rows(name: str, block: npt.NDArray[Any]) -> pa.RecordBatch:
     columns = source_columns(block)
-    return _pass_rows("pool", columns | derived_columns(columns))
+    return _pass_rows("pool", name, columns | derived_columns(columns))
 
 
 def _lens_columns(
@@ -84,37 +139,44 @@ def _lens_columns(
     }
 
 
-def _near_rows(block: npt.NDArray[Any], nearest: Any, separation: Any, lenses: Lenses) -> pa.RecordBatch:
+def _near_rows(name: str, block: npt.NDArray[Any], nearest: Any, separation: Any, lenses: Lenses) -> pa.RecordBatch:
     columns = source_columns(block)
-    return _pass_rows("near_lenses", columns | derived_columns(columns) | _lens_columns(nearest, separation, lenses))
-
-
-def _excluded_rows(block: npt.NDArray[Any], nearest: Any, separation: Any, lenses: Lenses) -> pa.RecordBatch:
-    columns = source_columns(block)
-    kept = {name: columns[name] for name in ("source_id", "ra", "dec")}
     lens = _lens_columns(nearest, separation, lenses)
-    reason = np.full(len(block), NEAR_LENS)
-    return _pass_rows(
-        "rejected", kept | {"reason": reason, "lens_name": lens["lens_name"], "separation_arcsec": separation}
-    )
+    return _pass_rows("near_lenses", name, columns | derived_columns(columns) | lens)
+
+
+def _excluded_rows(name: str, block: npt.NDArray[Any], nearest: Any, separation: Any, lenses: Lenses) -> pa.RecordBatch:
+    columns = source_columns(block)
+    kept = {column: columns[column] for column in ("source_id", "ra", "dec")}
+    lens = {"lens_name": lenses["name"][nearest], "separation_arcsec": separation}
+    return _pass_rows("rejected", name, kept | lens | {"reason": np.full(len(block), NEAR_LENS)})
 
 
 def _count_rows(name: str, first_row: int, counts: Counter[str]) -> pa.RecordBatch:
     reasons = [*REASONS, NEAR_LENS, KEPT]
-    return _pass_rows(
-        "sweep_splits",
-        {
-            "file": np.full(len(reasons), name),
-            "first_row": np.full(len(reasons), first_row, np.int64),
-            "reason": np.array(reasons),
-            "rows": np.array([counts[reason] for reason in reasons], np.int64),
-        },
-    )
+    columns = {
+        "first_row": np.full(len(reasons), first_row, np.int64),
+        "reason": np.array(reasons),
+        "rows": np.array([counts[reason] for reason in reasons], np.int64),
+    }
+    return _pass_rows("sweep_splits", name, columns)
 
 
-def _pass_rows(kind: str, columns: dict[str, Any]) -> pa.RecordBatch:
+def _set_aside(sweep: SweepFile, error: InputError) -> pa.RecordBatch:
+    columns: dict[str, Any] = {
+        "uri": [sweep.uri],
+        "state": [SET_ASIDE],
+        "rows": [sweep.num_rows],
+        "reason": [str(error)],
+    }
+    if isinstance(error, CorruptSweep):
+        columns["offset"] = [error.offset]
+    return _pass_rows("sweep_files", sweep.name, {key: np.array(value) for key, value in columns.items()})
+
+
+def _pass_rows(kind: str, name: str, columns: dict[str, Any]) -> pa.RecordBatch:
     rows = len(next(iter(columns.values())))
-    return to_arrow({"kind": np.full(rows, kind), **columns}, PASS_SCHEMA)
+    return to_arrow({"kind": np.full(rows, kind), "file": np.full(rows, name), **columns}, PASS_SCHEMA)
 
 
 def keep_first(frame: DataFrame) -> DataFrame:

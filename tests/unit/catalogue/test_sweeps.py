@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from lensdata.catalogue import sweeps
 from lensdata.errors import InputError
 from tests.sweeps import galaxies, write_sweep
+from tests.web_server import Faults, serve
 
 CODES = {"L": bool, "B": np.uint8, "I": np.int16, "J": np.int32, "K": np.int64, "E": np.float32, "D": np.float64}
 
@@ -34,7 +36,7 @@ def test_any_table_of_numbers_reads_as_astropy_reads_it(tmp_path_factory, forms,
     fits.BinTableHDU.from_columns(columns).writeto(path)
     sweep = sweeps.open_sweep(str(path), required=[])
     assert sweep.num_rows == rows
-    blocks = list(sweeps.read_blocks(sweep))
+    blocks = [block.copy() for block in sweeps.read_blocks(sweep)]
     assert sum(len(block) for block in blocks) == rows
     with fits.open(path) as hdus:
         for index in range(len(forms) if rows else 0):
@@ -46,7 +48,7 @@ def test_row_ranges_cover_every_row_once(tmp_path):
     path = write_sweep(tmp_path / "sweep-010m010-015m005.fits", galaxies(1234))
     sweep = sweeps.open_sweep(str(path))
     ranges = sweeps.plan_splits([sweep], 100)
-    ids = [block["OBJID"] for uri, first, rows in ranges for block in sweeps.read_blocks(sweep, first, rows)]
+    ids = [block["OBJID"].copy() for uri, first, rows in ranges for block in sweeps.read_blocks(sweep, first, rows)]
     assert np.array_equal(np.concatenate(ids), np.arange(1234))
 
 
@@ -59,8 +61,11 @@ def test_a_missing_column_is_refused_by_name(tmp_path):
 def test_a_truncated_file_is_refused_with_its_name(tmp_path):
     path = write_sweep(tmp_path / "short.fits", galaxies(500))
     path.write_bytes(path.read_bytes()[:-20_000])
-    with pytest.raises(InputError, match=r"short\.fits is truncated"):
+    with pytest.raises(
+        sweeps.CorruptSweep, match=r"short\.fits: the file is truncated after 374 of 500 rows"
+    ) as caught:
         sweeps.open_sweep(str(path))
+    assert caught.value.offset == path.stat().st_size
 
 
 @pytest.mark.parametrize("content", [b"", b"no fits at all", b"SIMPLE  =                    T"])
@@ -74,3 +79,77 @@ def test_what_is_no_fits_file_is_refused(tmp_path, content):
 def test_declinations_are_read_from_the_file_name():
     assert sweeps.declination_range("sweep-355m085-000m080.fits") == (-85.0, -80.0)
     assert sweeps.declination_range(str(Path("a") / "other.fits")) is None
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """A file of several blocks, and its object numbers."""
+    monkeypatch.setattr(sweeps, "BLOCK_ROWS", 100)
+    return write_sweep(tmp_path / "sweep-010m010-015m005.fits", galaxies(1234))
+
+
+def object_numbers(uri, first=0, rows=None):
+    sweep = sweeps.open_sweep(uri)
+    return np.concatenate([block["OBJID"].copy() for block in sweeps.read_blocks(sweep, first, rows)])
+
+
+def test_a_compressed_file_is_one_range_with_the_same_rows(many):
+    packed = many.with_name(many.name + ".gz")
+    packed.write_bytes(gzip.compress(many.read_bytes()))
+    sweep = sweeps.open_sweep(str(packed))
+    assert sweeps.plan_splits([sweep], 100) == [(str(packed), 0, 1234)]
+    assert np.array_equal(object_numbers(str(packed)), np.arange(1234))
+    assert np.array_equal(object_numbers(str(packed), 1200, 20), np.arange(1200, 1220))
+
+
+def test_a_file_on_a_web_server_reads_by_ranges_like_one_on_disk(many):
+    faults = Faults(refusals=1, cut_short=1)
+    with serve(many.parent, faults) as url:
+        assert np.array_equal(object_numbers(f"{url}/{many.name}", 150, 700), np.arange(150, 850))
+    asked = [range_ for _, range_ in faults.requests if range_]
+    assert asked
+    assert all(int(range_.split("-")[1]) < many.stat().st_size for range_ in asked)
+
+
+def test_a_file_that_shrinks_after_its_header_was_read_is_corrupt_at_a_row(many):
+    sweep = sweeps.open_sweep(str(many))
+    many.write_bytes(many.read_bytes()[: sweep.offset + 777 * sweep.row_bytes + 5])
+    with pytest.raises(sweeps.CorruptSweep, match="in row 777 of 1234") as caught:
+        list(sweeps.read_blocks(sweep))
+    assert caught.value.offset == sweep.offset + 777 * sweep.row_bytes
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_compressed_file_is_corrupt(many, damage):
+    packed = many.with_name(many.name + ".gz")
+    data = bytearray(gzip.compress(many.read_bytes()))
+    if damage == "cut":
+        del data[-len(data) // 3 :]
+    else:
+        data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
+    packed.write_bytes(bytes(data))
+    with pytest.raises(sweeps.CorruptSweep, match=r"cannot be unpacked .* in row"):
+        object_numbers(str(packed))
+
+
+def test_files_are_listed_once_from_folders_and_lists(many, tmp_path):
+    assert sweeps.list_sweeps(str(tmp_path)) == [str(many)]
+    (tmp_path / "sweeps.txt").write_text(f"{many.name}\nother.sha256sum\n")
+    assert sweeps.list_sweeps(str(tmp_path / "sweeps.txt")) == [str(many)]
+    many.with_name(many.name + ".gz").write_bytes(b"")
+    with pytest.raises(InputError, match="holds one file twice"):
+        sweeps.list_sweeps(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "outside"),
+    [
+        ("sweep-000m025-005m020.fits", True),
+        ("sweep-000m020-005m015.fits", False),
+        ("sweep-000p030-005p035.fits.gz", False),
+        ("https://host/10.1/sweep-000p035-005p040.fits", True),
+        ("anything.fits", False),
+    ],
+)
+def test_only_files_that_cannot_hold_a_row_of_the_footprint_lie_outside(name, outside):
+    assert sweeps.outside_declinations(name, (-18.0, 32.0)) is outside

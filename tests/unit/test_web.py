@@ -1,0 +1,78 @@
+"""Files of a web server, read by ranges whatever it does."""
+
+from __future__ import annotations
+
+import pytest
+
+from lensdata import storage, web
+from lensdata.errors import InputError
+from tests.web_server import Faults, serve
+
+CONTENT = bytes(range(256)) * 40
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a.bin").write_bytes(CONTENT)
+    return tmp_path
+
+
+def test_a_range_is_what_the_file_holds_there(folder):
+    with serve(folder) as url:
+        assert storage.read_range(f"{url}/a.bin", 100, 356) == CONTENT[100:356]
+        assert storage.read_range(f"{url}/a.bin", len(CONTENT) - 5, len(CONTENT) + 100) == CONTENT[-5:]
+        assert storage.read_range(f"{url}/a.bin", len(CONTENT) + 1, len(CONTENT) + 9) == b""
+        assert storage.size(f"{url}/a.bin") == len(CONTENT)
+        assert storage.read_bytes(f"{url}/a.bin") == CONTENT
+
+
+def test_refusals_and_broken_answers_are_asked_for_again(folder):
+    faults = Faults(refusals=2, cut_short=2)
+    with serve(folder, faults) as url:
+        assert web.read_range(f"{url}/a.bin", 0, len(CONTENT)) == CONTENT
+    assert faults.refusals == faults.cut_short == 0
+
+
+def test_pieces_are_of_equal_size_and_end_where_the_file_ends(folder, monkeypatch):
+    monkeypatch.setattr(storage, "REQUEST_BYTES", 1000)
+    with serve(folder) as url:
+        for uri in (f"{url}/a.bin", str(folder / "a.bin")):
+            pieces = [bytes(piece) for piece in storage.read_pieces(uri, 40, len(CONTENT) + 700, 300)]
+            assert b"".join(pieces) == CONTENT[40:]
+            assert {len(piece) for piece in pieces[:-1]} == {300}
+
+
+@pytest.mark.parametrize(
+    ("faults", "sentence"),
+    [
+        (Faults(ignore_range=True), "the server ignores Range requests"),
+        (Faults(shift=7), "do not use this mirror"),
+    ],
+)
+def test_a_server_that_sends_other_bytes_is_not_believed(folder, faults, sentence):
+    with serve(folder, faults) as url, pytest.raises(InputError, match=sentence):
+        web.read_range(f"{url}/a.bin", 10, 50)
+
+
+def test_a_file_that_is_not_there_is_named(folder):
+    with serve(folder) as url:
+        assert not storage.exists(f"{url}/b.bin")
+        with pytest.raises(InputError, match=r"b\.bin does not exist"):
+            storage.version(f"{url}/b.bin")
+        with pytest.raises(InputError, match=r"b\.bin does not exist"):
+            web.read_range(f"{url}/b.bin", 0, 5)
+        with pytest.raises(InputError, match="can only be read from"):
+            storage.write_bytes(f"{url}/c.bin", b"")
+
+
+def test_a_list_names_files_relative_to_itself_or_by_address(tmp_path):
+    (tmp_path / "list.txt").write_text("# sweeps\na.fits\n\nhttps://host/b.fits\n/c/d.fits\n")
+    found = storage.read_file_list(str(tmp_path / "list.txt"))
+    assert found == [str(tmp_path / "a.fits"), "https://host/b.fits", "/c/d.fits"]
+
+
+@pytest.mark.parametrize(("text", "sentence"), [("\n# nothing\n", "names no file"), ("a\nb\na\n", "a twice")])
+def test_a_list_that_is_empty_or_repeats_is_refused(tmp_path, text, sentence):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        storage.read_file_list(str(tmp_path / "list.txt"))
