@@ -90,3 +90,10 @@ class BuildManifestsConfig(Config):
     tier_weights: TierWeights = TierWeights()
     excluded_bricks: tuple[str, ...] = Field((), description="bricks left out, for example 0460m800, 3252p267 (R-S7)")
     execution: BuildExecution = BuildExecution()
+
+
+class SubsampleManifestConfig(Config):
+    """A stratified subsample of a manifest (R-S7)."""
+
+    fraction: float = Field(0.10, gt=0, le=1, description="share of the rows of every split and label")
+    seed: int = Field(42, ge=0, description="key of the order in which rows are taken")
