@@ -16,6 +16,7 @@ from lensdata import storage, tables
 from lensdata.catalogue import lenses as lens_tables
 from lensdata.catalogue.cuts import KEPT
 from lensdata.catalogue.sweeps import (
+    REQUIRED,
     CorruptSweep,
     SweepFile,
     file_name,
@@ -74,6 +75,11 @@ def extract_pool(run: JobRun) -> Outcome:
 
 def _open(run: JobRun) -> tuple[list[SweepFile], Files]:
     """Headers of the files to read, and why the others are not."""
+    unknown = sorted(set(run.config.sweep_columns) - set(REQUIRED))
+    if unknown:
+        raise InputError(
+            f"sweep_columns gives a name to {unknown[0]}, which is not needed; needed are {', '.join(REQUIRED)}."
+        )
     uris, unread = list_sweeps(run.inputs["sweeps"]), []
     if run.config.files_outside_footprint == "skip":
         limits = run.config.cuts.footprint.limits
@@ -83,7 +89,7 @@ def _open(run: JobRun) -> tuple[list[SweepFile], Files]:
             if outside_declinations(uri, limits)
         ]
     skipped = {entry["uri"] for entry in unread}
-    sweeps, errors = open_sweeps([uri for uri in uris if uri not in skipped])
+    sweeps, errors = open_sweeps([uri for uri in uris if uri not in skipped], run.config.sweep_columns)
     _allow(list(errors.values()), run.config.max_bad_files)
     if not sweeps:
         raise InputError(

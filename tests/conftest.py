@@ -43,3 +43,33 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("LENSDATA_REAL_DATA does not name a folder of real survey data")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An S3 bucket of a local server, found by the usual variables."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    from lensdata import storage
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    values = {
+        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    storage._s3.cache_clear()
+    storage._arrow_s3.cache_clear()
+    boto3.client("s3").create_bucket(Bucket="stamps")
+    yield "s3://stamps"
+    server.stop()
+    for key, value in before.items():
+        os.environ.pop(key) if value is None else os.environ.update({key: value})
+    storage._s3.cache_clear()
+    storage._arrow_s3.cache_clear()

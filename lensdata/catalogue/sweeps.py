@@ -11,9 +11,10 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -22,46 +23,12 @@ from astropy.io import fits
 
 from lensdata import storage
 from lensdata.errors import InputError
+from lensdata.tables import SOURCE
 
 BLOCK_ROWS = 16_384  # 8 MB: larger blocks fall out of the processor's cache before they are cut
 ENDINGS = (".fits", ".fits.gz")
 FORMATS = {"L": "S1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
-REQUIRED = [
-    "RELEASE",
-    "BRICKID",
-    "BRICKNAME",
-    "OBJID",
-    "TYPE",
-    "RA",
-    "DEC",
-    "EBV",
-    "MASKBITS",
-    "FLUX_G",
-    "FLUX_R",
-    "FLUX_Z",
-    "FLUX_IVAR_G",
-    "FLUX_IVAR_R",
-    "FLUX_IVAR_Z",
-    "MW_TRANSMISSION_G",
-    "MW_TRANSMISSION_R",
-    "MW_TRANSMISSION_Z",
-    "NOBS_G",
-    "NOBS_R",
-    "NOBS_Z",
-    "PSFSIZE_G",
-    "PSFSIZE_R",
-    "PSFSIZE_Z",
-    "PSFDEPTH_G",
-    "PSFDEPTH_R",
-    "PSFDEPTH_Z",
-    "GALDEPTH_G",
-    "GALDEPTH_R",
-    "GALDEPTH_Z",
-    "SHAPE_R",
-    "SHAPE_E1",
-    "SHAPE_E2",
-    "SERSIC",
-]
+REQUIRED = [column.name.upper() for column in SOURCE if column.name != "source_id"]
 _BOX = re.compile(r"sweep-(\d{3})([pm])(\d{3})-(\d{3})([pm])(\d{3})\.fits")
 
 
@@ -157,23 +124,32 @@ def outside_declinations(name: str, limits: tuple[float, float]) -> bool:
     return box is not None and (box[1] <= limits[0] or box[0] >= limits[1])
 
 
-def open_sweeps(uris: list[str]) -> tuple[list[SweepFile], dict[str, InputError]]:
-    """Headers of many files, read side by side; and why the others cannot be used."""
+def open_sweeps(
+    uris: list[str], columns: Mapping[str, str] | None = None
+) -> tuple[list[SweepFile], dict[str, InputError]]:
+    """Headers of many files, read side by side; and why the others cannot be used. ``columns`` as in `open_sweep`."""
     with ThreadPoolExecutor(32) as threads:
-        found = dict(zip(uris, threads.map(_open_or_reason, uris), strict=True))
+        found = dict(zip(uris, threads.map(partial(_open_or_reason, columns=columns), uris), strict=True))
     errors = {uri: entry for uri, entry in found.items() if isinstance(entry, InputError)}
     return [entry for entry in found.values() if isinstance(entry, SweepFile)], errors
 
 
-def _open_or_reason(uri: str) -> SweepFile | InputError:
+def _open_or_reason(uri: str, columns: Mapping[str, str] | None) -> SweepFile | InputError:
     try:
-        return open_sweep(uri)
+        return open_sweep(uri, columns=columns)
     except InputError as error:
         return error
 
 
-def open_sweep(uri: str, required: list[str] | None = None) -> SweepFile:
+def open_sweep(uri: str, required: list[str] | None = None, columns: Mapping[str, str] | None = None) -> SweepFile:
     """Read the headers of a sweep and check that its rows can be read as they lie.
+
+    Parameters
+    ----------
+    required
+        Columns that must be there; `REQUIRED` by default.
+    columns
+        What the file calls a column, by the name it has in `REQUIRED`, where the two differ.
 
     Raises
     ------
@@ -195,7 +171,8 @@ def open_sweep(uri: str, required: list[str] | None = None) -> SweepFile:
         raise InputError(
             f"{uri}: the first extension is {header.get('XTENSION')!r}, expected a complete BINTABLE header."
         )
-    dtype = _row_layout(header, uri, REQUIRED if required is None else required)
+    names = {other.upper(): name for name, other in (columns or {}).items()}
+    dtype = _row_layout(header, uri, REQUIRED if required is None else required, names)
     sweep = SweepFile(uri, offset, int(header["NAXIS1"]), int(header["NAXIS2"]), dtype)
     needed = offset + sweep.row_bytes * sweep.num_rows
     if total < needed and not sweep.compressed:
@@ -218,10 +195,11 @@ def _padded_data_bytes(header: fits.Header) -> int:
     return int(-(-data // 2880) * 2880)
 
 
-def _row_layout(header: fits.Header, uri: str, required: list[str]) -> np.dtype[Any]:
+def _row_layout(header: fits.Header, uri: str, required: list[str], names: Mapping[str, str]) -> np.dtype[Any]:
     fields: list[Any] = []
     for index in range(1, int(header["TFIELDS"]) + 1):
         name = str(header[f"TTYPE{index}"]).strip().upper()
+        name = names.get(name, name)
         form = str(header[f"TFORM{index}"]).strip()
         parts = re.fullmatch(r"(\d*)([A-Z])(.*)", form)
         if parts is None:
@@ -241,17 +219,17 @@ def _row_layout(header: fits.Header, uri: str, required: list[str]) -> np.dtype[
             if width is None:
                 raise InputError(f"{uri}: column {name} has the unknown format {form!r}.")
             fields.append((name, f"V{width}"))
-    names = [entry[0] for entry in fields]
-    missing = [name for name in required if name not in names]
+    found = [entry[0] for entry in fields]
+    missing = [name for name in required if name not in found]
     if missing:
         raise InputError(
             f"{uri}: column {missing[0]} is missing (with {len(missing) - 1} others); "
-            "DR9 and DR10 sweep files have it, older ones do not."
+            "DR9 and DR10 sweep files have it, older ones do not (another name for it: sweep_columns)."
         )
     dtype = np.dtype(fields)
     if dtype.itemsize != int(header["NAXIS1"]):
-        found = f"columns add up to {dtype.itemsize} bytes a row, NAXIS1 says {header['NAXIS1']}"
-        raise CorruptSweep(uri, 0, found)
+        what = f"columns add up to {dtype.itemsize} bytes a row, NAXIS1 says {header['NAXIS1']}"
+        raise CorruptSweep(uri, 0, what)
     return dtype
 
 
@@ -281,13 +259,12 @@ def read_blocks(sweep: SweepFile, first: int = 0, rows: int | None = None) -> It
     last = sweep.num_rows if rows is None else min(first + rows, sweep.num_rows)
     start, stop = (sweep.offset + row * sweep.row_bytes for row in (first, last))
     piece = BLOCK_ROWS * sweep.row_bytes
-    at, why = first, "the file ends"
+    at, why = first, None
     try:
-        pieces = (
-            _unpack(sweep.uri, start, stop, piece)
-            if sweep.compressed
-            else storage.read_pieces(sweep.uri, start, stop, piece)
-        )
+        if sweep.compressed:
+            pieces = _unpack(sweep.uri, start, stop, piece, to_end=last == sweep.num_rows)
+        else:
+            pieces = storage.read_pieces(sweep.uri, start, stop, piece)
         for data in pieces:
             count = len(data) // max(sweep.row_bytes, 1)
             if count:
@@ -295,12 +272,13 @@ def read_blocks(sweep: SweepFile, first: int = 0, rows: int | None = None) -> It
             at += count
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         why = f"it cannot be unpacked ({error})"
-    if at < last:
+    if at < last or why:
         offset = sweep.offset + at * sweep.row_bytes
-        raise CorruptSweep(sweep.uri, offset, f"{why} in row {at} of {sweep.num_rows}")
+        raise CorruptSweep(sweep.uri, offset, f"{why or 'the file ends'} in row {at} of {sweep.num_rows}")
 
 
-def _unpack(uri: str, start: int, stop: int, piece: int) -> Iterator[memoryview]:
+def _unpack(uri: str, start: int, stop: int, piece: int, *, to_end: bool) -> Iterator[memoryview]:
+    """Pieces of the unpacked file; only at its end does its checksum tell whether they were right."""
     with storage.open_input(uri) as packed, gzip.GzipFile(fileobj=packed) as handle:
         handle.seek(start)
         while start < stop:
@@ -309,3 +287,5 @@ def _unpack(uri: str, start: int, stop: int, piece: int) -> Iterator[memoryview]
                 return
             start += len(data)
             yield memoryview(data)
+        while to_end and handle.read(1 << 20):
+            pass

@@ -63,7 +63,7 @@ class SparkExecution(Config):
 class ExtractExecution(SparkExecution):
     """How the sweep files are cut into tasks."""
 
-    rows_per_split: int = Field(500_000, ge=1_000, description="rows of a task, 505 bytes each; about 256 MB")
+    rows_per_split: int = Field(500_000, ge=1, description="rows of a task, 505 bytes each; about 256 MB")
 
 
 class LensColumns(Config):
@@ -87,6 +87,9 @@ class ExtractPoolConfig(Config):
         11.0, gt=0, le=600, description="no negative this close to a lens: 5 + 2 x 3.0 arcsec (R-S2)"
     )
     columns: LensColumns = LensColumns()
+    sweep_columns: dict[str, str] = Field(
+        {}, description="what files of another survey call a column, by its DR10 name: {FLUX_Z: MODEL_FLUX_Z}"
+    )
     without_lens_list: bool = Field(False, description="must be true to run without a lens list (R-S2)")
     files_outside_footprint: Literal["skip", "read"] = Field(
         "skip",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from lensdata import storage
 from tests.jobs.conftest import crafted_sky
 from tests.jobs.spark_cluster import Cluster, spark_cluster
 from tests.web_server import Faults, serve
@@ -69,6 +71,23 @@ def test_one_and_two_executors_make_the_tables_of_the_local_run(
     run(cluster, "spark_jobs.extract_pool", extract, tmp_path, *conf)
     run_after_extraction(cluster, far_sky, tmp_path, *conf)
     assert contents(tmp_path) == contents(chain)
+
+
+def test_sweeps_on_s3_give_the_pool_of_the_local_run(chain, far_sky, cluster, bucket, tmp_path):
+    for path in far_sky.sweeps.iterdir():
+        storage.write_bytes(f"{bucket}/dr10/{path.name}", path.read_bytes())
+    extract = [f"inputs.sweeps={bucket}/dr10", f"inputs.lenses={far_sky.lens_csv}", "--output", f"{tmp_path}/pool"]
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+    run(
+        cluster,
+        "spark_jobs.extract_pool",
+        extract,
+        tmp_path,
+        *(f"spark.executorEnv.{name}={os.environ[name]}" for name in names),
+    )
+    for name in TABLES[:3]:
+        described = json.loads((tmp_path / name / "_table.json").read_text())
+        assert described["content"] == contents(chain)[name]
 
 
 def test_a_worker_killed_while_it_reads_changes_nothing(chain, far_sky, tmp_path):

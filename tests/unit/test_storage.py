@@ -3,39 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from lensdata import storage
 from lensdata.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    values = {
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    storage._s3.cache_clear()
-    storage._arrow_s3.cache_clear()
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="stamps")
-    yield "s3://stamps"
-    server.stop()
-    for key, value in before.items():
-        os.environ.pop(key) if value is None else os.environ.update({key: value})
-    storage._s3.cache_clear()
-    storage._arrow_s3.cache_clear()
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -11,6 +11,7 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lensdata import storage
 from lensdata.catalogue import sweeps
 from lensdata.errors import InputError
 from tests.sweeps import galaxies, write_sweep
@@ -56,6 +57,15 @@ def test_a_missing_column_is_refused_by_name(tmp_path):
     path = write_sweep(tmp_path / "old.fits", galaxies(3), drop=("MASKBITS",))
     with pytest.raises(InputError, match="MASKBITS is missing"):
         sweeps.open_sweep(str(path))
+
+
+def test_a_column_of_another_name_is_read_under_ours(tmp_path):
+    path = write_sweep(tmp_path / "other.fits", galaxies(30))
+    path.write_bytes(path.read_bytes().replace(b"'FLUX_Z  '", b"'FZ      '"))
+    with pytest.raises(InputError, match="FLUX_Z is missing"):
+        sweeps.open_sweep(str(path))
+    block = next(sweeps.read_blocks(sweeps.open_sweep(str(path), columns={"FLUX_Z": "fz"})))
+    assert np.array_equal(block["FLUX_Z"], galaxies(30)["FLUX_Z"])
 
 
 def test_a_truncated_file_is_refused_with_its_name(tmp_path):
@@ -111,6 +121,12 @@ def test_a_file_on_a_web_server_reads_by_ranges_like_one_on_disk(many):
     assert all(int(range_.split("-")[1]) < many.stat().st_size for range_ in asked)
 
 
+def test_a_file_on_s3_reads_by_ranges_like_one_on_disk(many, bucket):
+    storage.write_bytes(f"{bucket}/sweeps/{many.name}", many.read_bytes())
+    assert sweeps.list_sweeps(f"{bucket}/sweeps") == [f"{bucket}/sweeps/{many.name}"]
+    assert np.array_equal(object_numbers(f"{bucket}/sweeps/{many.name}", 150, 700), np.arange(150, 850))
+
+
 def test_a_file_that_shrinks_after_its_header_was_read_is_corrupt_at_a_row(many):
     sweep = sweeps.open_sweep(str(many))
     many.write_bytes(many.read_bytes()[: sweep.offset + 777 * sweep.row_bytes + 5])
@@ -119,14 +135,16 @@ def test_a_file_that_shrinks_after_its_header_was_read_is_corrupt_at_a_row(many)
     assert caught.value.offset == sweep.offset + 777 * sweep.row_bytes
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip"])
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "flipped bit"])
 def test_a_damaged_compressed_file_is_corrupt(many, damage):
     packed = many.with_name(many.name + ".gz")
     data = bytearray(gzip.compress(many.read_bytes()))
     if damage == "cut":
         del data[-len(data) // 3 :]
-    else:
+    elif damage == "overwritten":
         data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
+    else:  # of the checksum: every row unpacks
+        data[-8] ^= 1
     packed.write_bytes(bytes(data))
     with pytest.raises(sweeps.CorruptSweep, match=r"cannot be unpacked .* in row"):
         object_numbers(str(packed))
