@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -22,7 +22,7 @@ from spark_jobs import datasets
 from spark_jobs.session import build_session
 
 JOB = JOBS["assign_splits"]
-SPLIT_SCHEMA = pa.schema([("source_id", pa.int64()), ("split", pa.string()), ("fold", pa.int8())])
+PLACES = "source_id long, split string, fold byte, group_id long"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def assign_splits(run: JobRun) -> Outcome:
-    """Union, split by pixel, group by sky."""
+    """Union, group by sky, split by pixel."""
     spark = build_session(JOB.name, run.config.execution.shuffle_partitions)
     positives = datasets.read(spark, run.inputs["positives"], tables.POSITIVES)
     if "negatives" in run.inputs:
@@ -47,19 +47,11 @@ def assign_splits(run: JobRun) -> Outcome:
     if run.test_limit is not None:
         sample = sample.orderBy(F.desc("label"), "source_id").limit(run.test_limit)
     sample = sample.persist()
-    group, report = _groups(sample, run.config)
-    split = datasets.map_partitions(sample.select("source_id", "healpix_128"), _splitter(run.config), SPLIT_SCHEMA)
-    placed = sample.join(split, "source_id", "inner").join(
-        F.broadcast(spark.createDataFrame(group)), "source_id", "inner"
-    )
+    places = _placed(sample.select("source_id", "label", "ra", "dec", "healpix_128").toPandas(), run.config)
+    columns = spark.createDataFrame(places[["source_id", "split", "fold", "group_id"]], PLACES)
+    placed = sample.join(F.broadcast(columns), "source_id", "inner")
     rows, content = datasets.write(placed, run.output, tables.SAMPLE)
-    counted = tables.read_table(run.output, columns=["label", "split", "group_id"]).to_pandas()
-    per_split = Counter(zip(counted["split"], np.where(counted["label"] == 1, "positive", "negative"), strict=True))
-    report |= {
-        "rows_per_split": {f"{split} {label}": count for (split, label), count in sorted(per_split.items())},
-        "groups_in_two_splits": int((counted.groupby("group_id")["split"].nunique() > 1).sum()),
-    }
-    return Outcome(rows, content, report)
+    return Outcome(rows, content, _report(places))
 
 
 def labelled(positives: DataFrame, negatives: DataFrame) -> DataFrame:
@@ -82,26 +74,28 @@ def labelled(positives: DataFrame, negatives: DataFrame) -> DataFrame:
     return lenses.unionByName(others)
 
 
-def _splitter(config: AssignSplitsConfig) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def assign(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            pixel = batch["healpix_128"].to_numpy()
-            names = splits.assign_splits(pixel, config.seed, config.train_fraction, config.val_fraction)
-            folds = splits.assign_folds(pixel, config.folds, config.seed)
-            yield pa.RecordBatch.from_arrays(
-                [batch["source_id"], pa.array(names), pa.array(folds)], schema=SPLIT_SCHEMA
-            )
+def _placed(objects: pd.DataFrame, config: AssignSplitsConfig) -> pd.DataFrame:
+    """Group, split and fold on the driver: a sample has hundreds of thousands of rows, of which five columns are needed."""
+    group_id = groups.group_ids(objects["source_id"], objects["ra"], objects["dec"], config.group_radius_arcsec)
+    pixel = groups.placing_pixels(objects["source_id"], group_id, objects["healpix_128"], config.groups)
+    fractions = (config.seed, config.train_fraction, config.val_fraction)
+    return objects.assign(
+        group_id=group_id,
+        split=splits.assign_splits(pixel, *fractions),
+        fold=splits.assign_folds(pixel, config.folds, config.seed),
+        own_split=splits.assign_splits(objects["healpix_128"], *fractions),
+    )
 
-    return assign
 
-
-def _groups(sample: DataFrame, config: AssignSplitsConfig) -> tuple[Any, dict[str, int]]:
-    """Groups on the driver: a sample has hundreds of thousands of rows, of which three columns are needed."""
-    positions = sample.select("source_id", "ra", "dec").toPandas()
-    ids = groups.group_ids(positions["source_id"], positions["ra"], positions["dec"], config.group_radius_arcsec)
-    sizes = np.unique(ids, return_counts=True)[1]
-    report = {"groups": len(sizes), "groups_of_several": int((sizes > 1).sum())}
-    return positions[["source_id"]].assign(group_id=ids), report
+def _report(places: pd.DataFrame) -> dict[str, Any]:
+    label = np.where(places["label"] == 1, "positive", "negative")
+    per_split = Counter(zip(places["split"], label, strict=True))
+    moved = Counter(label[places["split"] != places["own_split"]])
+    return {
+        "rows_per_split": {f"{split} {name}": count for (split, name), count in sorted(per_split.items())},
+        **groups.group_report(places),
+        "moved_to_the_split_of_their_group": {name: moved[name] for name in ("positive", "negative")},
+    }
 
 
 if __name__ == "__main__":

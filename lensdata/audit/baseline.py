@@ -11,6 +11,15 @@ FEATURES = (
 )  # fmt: skip
 
 
+def classifier(
+    seed: int = 0, *, trees: int = 150, learning_rate: float = 0.05, class_weight: str | None = None
+) -> HistGradientBoostingClassifier:
+    """Gradient boosting for tables of some hundred to some hundred thousand rows; NaN is a value of its own."""
+    return HistGradientBoostingClassifier(
+        max_iter=trees, learning_rate=learning_rate, max_leaf_nodes=15, random_state=seed, class_weight=class_weight
+    )
+
+
 def with_catalogue_score(judged: pd.DataFrame, train: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Add ``catalogue_score``, the probability of being a lens from Tractor columns alone.
 
@@ -24,6 +33,5 @@ def with_catalogue_score(judged: pd.DataFrame, train: pd.DataFrame, seed: int = 
     features = [name for name in FEATURES if name in train and train[name].notna().any()]
     if not features:
         return judged
-    model = HistGradientBoostingClassifier(max_iter=150, learning_rate=0.05, max_leaf_nodes=15, random_state=seed)
-    model.fit(train[features].astype(float), train["label"])
+    model = classifier(seed).fit(train[features].astype(float), train["label"])
     return judged.assign(catalogue_score=model.predict_proba(judged[features].astype(float))[:, 1])

@@ -1,48 +1,114 @@
-"""Checks of a finished sample: strata, splits, keys (R-S8)."""
+"""Checks of a finished sample: keys, strata, splits, footprint, manifests (R-S8)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lensdata.config.catalogue import ValidateCatalogueConfig
+from lensdata.config.catalogue import GateRule, ValidateCatalogueConfig
+from lensdata.sky import groups
 from lensdata.sky.healpix import ang2pix
 from lensdata.sky.splits import SPLITS, assign_splits
+
+MERGED = "parity_70_30"  # the manifest whose val is val and test
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: passed or not, and what was found."""
+    """One check: passed or not, what was found and what was expected.
+
+    Attributes
+    ----------
+    required
+        A failed check fails the step; one that is not required only warns.
+    """
 
     name: str
     passed: bool
     found: str
+    expected: str
+    required: bool = True
+
+    @property
+    def result(self) -> str:
+        """PASS, WARN or FAIL."""
+        if self.passed:
+            return "PASS"
+        return "FAIL" if self.required else "WARN"
+
+
+def none_of(name: str, count: int, what: str, *, required: bool = True) -> Check:
+    """A check that passes where nothing was found.
+
+    >>> none_of("every source_id once", 2, "repeated").found
+    '2 repeated'
+    """
+    return Check(name, count == 0, f"{count:,} {what}", f"0 {what}", required)
+
+
+def verdict(checks: Iterable[Check]) -> str:
+    """The worst result of all checks."""
+    results = {check.result for check in checks}
+    return next((result for result in ("FAIL", "WARN") if result in results), "PASS")
 
 
 def check_sample(sample: pd.DataFrame, config: ValidateCatalogueConfig) -> list[Check]:
     """Everything that must hold of a sample whatever its size."""
     pixel = ang2pix(sample["ra"], sample["dec"])
-    wanted = assign_splits(pixel, config.seed, config.train_fraction, config.val_fraction)
-    wrong_pixel = int((pixel != sample["healpix_128"]).sum())
-    wrong_split = int((wanted != sample["split"]).sum())
-    repeated = int(sample["source_id"].duplicated().sum())
-    shared = int((sample.groupby("healpix_128")["split"].nunique() > 1).sum())
     checks = [
-        Check("every source_id once", repeated == 0, f"{repeated} repeated"),
-        Check("pixels are those of the positions", wrong_pixel == 0, f"{wrong_pixel} differ"),
-        Check("splits are the hash of the pixel", wrong_split == 0, f"{wrong_split} differ"),
-        Check("no pixel in two splits", shared == 0, f"{shared} pixels shared"),
+        none_of("every source_id once", int(sample["source_id"].duplicated().sum()), "repeated"),
+        none_of("pixels are those of the positions", int((pixel != sample["healpix_128"]).sum()), "differ"),
+        *_check_splits(sample, pixel, config),
     ]
     for label, name in ((1, "positives"), (0, "negatives")):
         present = set(sample.loc[sample["label"] == label, "split"])
+        if label == 0 and not present:
+            continue  # a lens list alone
         absent = [split for split in SPLITS if split not in present]
-        checks.append(
-            Check(f"{name} in every split", not absent, f"absent from {', '.join(absent)}" if absent else "all")
+        found = f"absent from {', '.join(absent)}" if absent else "all"
+        checks.append(Check(f"{name} in every split", not absent, found, ", ".join(SPLITS)))
+    low, high = config.footprint.limits
+    outside = ((sample["dec"] <= low) & (low > -90)) | (sample["dec"] >= high)
+    positives = int((outside & (sample["label"] == 1)).sum())
+    limits = f"{low:g} < dec < {high:g}"
+    checks.append(
+        Check(
+            "every object in the footprint",
+            not outside.any(),
+            f"{positives:,} positives and {int(outside.sum()) - positives:,} negatives outside",
+            limits,
+            required=False,
         )
+    )
     return checks
+
+
+def _check_splits(sample: pd.DataFrame, pixel: Any, config: ValidateCatalogueConfig) -> list[Check]:
+    """By the rule that placed the objects: their own pixel's hash, or that of their group's reference."""
+    fractions = (config.seed, config.train_fraction, config.val_fraction)
+    per_pixel = sample.groupby("healpix_128")["split"].nunique()
+    shared = int((per_pixel > 1).sum())
+    if config.groups == "report":
+        wrong = int((assign_splits(pixel, *fractions) != sample["split"]).sum())
+        return [
+            none_of("splits are the hash of the pixel", wrong, "differ"),
+            none_of("no pixel in two splits", shared, "pixels shared"),
+        ]
+    known = (sample["group_id"].isin(sample["source_id"]) & ~sample["source_id"].duplicated()).to_numpy()
+    inside = sample[known]
+    reference = groups.placing_pixels(inside["source_id"], inside["group_id"], pixel[known], config.groups)
+    wrong = int((assign_splits(reference, *fractions) != inside["split"]).sum() + (~known).sum())
+    spanning = int((sample.groupby("group_id")["split"].nunique() > 1).sum())
+    return [
+        none_of("splits are the hash of the pixel of the group's reference object", wrong, "differ"),
+        none_of("no group in two splits", spanning, "groups in two splits"),
+        # expected of this rule: a group at a pixel's edge takes objects along
+        Check("pixels shared by splits", True, f"{shared:,} of {len(per_pixel):,} pixels", "reported, not limited"),
+    ]
 
 
 def check_strata(sample: pd.DataFrame, quotas: pd.DataFrame, config: ValidateCatalogueConfig) -> list[Check]:
@@ -58,8 +124,14 @@ def check_strata(sample: pd.DataFrame, quotas: pd.DataFrame, config: ValidateCat
         f"{row.stratum} {row.pool}: {row.shortfall} of {row.wanted}" for row in totals.itertuples() if row.shortfall > 0
     ]
     return [
-        Check("negatives per stratum as drawn", not differing, "; ".join(differing) or "all"),
-        Check("no stratum fell short", config.allow_shortfall or not short, "; ".join(short) or "none"),
+        Check("negatives per stratum as drawn", not differing, "; ".join(differing) or "all", "as in the quota table"),
+        Check(
+            "no stratum fell short",
+            not short,
+            "; ".join(short) or "none",
+            "none short",
+            required=not config.allow_shortfall,
+        ),
     ]
 
 
@@ -72,14 +144,36 @@ def check_manifests(
         joined = manifest.merge(
             sample[["source_id", "split", "label"]], on="source_id", how="left", suffixes=("", "_sample")
         )
-        wanted = joined["split_sample"].replace("test", "val") if name == "parity_70_30" else joined["split_sample"]
+        wanted = joined["split_sample"].replace("test", "val") if name == MERGED else joined["split_sample"]
         wrong = int((wanted != joined["split"]).sum() + (joined["label"] != joined["label_sample"]).sum())
         null = int(manifest[["cutout_id", "shard", "row_group", "row"]].isna().any(axis=1).sum())
-        checks.append(Check(f"{name}: split and label of the sample", wrong == 0, f"{wrong} differ"))
-        checks.append(Check(f"{name}: no null stamp reference", null == 0, f"{null} null"))
         bricks = sorted(set(manifest["brickname"]) & set(config.excluded_bricks))
-        checks.append(Check(f"{name}: excluded bricks are absent", not bricks, ", ".join(bricks) or "none present"))
+        checks += [
+            none_of(f"{name}: split and label of the sample", wrong, "differ"),
+            none_of(f"{name}: no null stamp reference", null, "null"),
+            Check(f"{name}: excluded bricks are absent", not bricks, ", ".join(bricks) or "none present", "none present"),
+        ]  # fmt: skip
     return checks
+
+
+def check_gate(gate: dict[str, Any], rule: GateRule) -> Check:
+    """Observing conditions alone do not tell positives from negatives (`lensdata.audit.conditions`)."""
+    name, expected = "observing conditions do not tell the label", f"AUC at most {rule.auc_max:g}"
+    if not gate["measured"]:
+        return Check(name, True, f"not measured: {gate['reason']}", expected, rule.required)
+    found = f"out-of-fold AUC {gate['auc']:.3f} (95% interval {gate['low']:.3f} to {gate['high']:.3f})"
+    return Check(name, gate["auc"] <= rule.auc_max, found, expected, rule.required)
+
+
+def check_stamps(exact: dict[str, Any], near: dict[str, Any]) -> list[Check]:
+    """No stamp's pixels are in two splits (`lensdata.cutouts.duplicates`)."""
+    across = exact["stamps_across_splits"]
+    name, what = "no nearly equal stamps in two splits", "pairs of stamps with the same sky noise"
+    if not near["searched"]:
+        similar = Check(name, True, f"not searched: {near['reason']}", f"0 {what}", required=False)
+    else:
+        similar = none_of(name, near["pairs_across_splits"], what, required=False)
+    return [none_of("no stamp's pixels in two splits", across, "stamps with pixels of another split"), similar]
 
 
 def counts(sample: pd.DataFrame) -> dict[str, Any]:

@@ -168,14 +168,17 @@ class ContaminantColumns(Config):
     name: str = Field("name", description="name or identifier; made from the position where the column is absent")
     ra: str = Field("ra", description="right ascension, degrees")
     dec: str = Field("dec", description="declination, degrees")
-    category: str = Field("category", description="kind of contaminant; the list's file name where the column is absent")
+    category: str = Field(
+        "category", description="kind of contaminant; the list's file name where the column is absent"
+    )
 
 
 class CrossmatchExecution(SparkExecution):
     """How two catalogues are brought together."""
 
     crossmatch: Literal["auto", "broadcast", "partitioned"] = Field(
-        "auto", description="auto: a list of up to 1,000,000 rows is sent to every task, a longer one partitioned by sky"
+        "auto",
+        description="auto: a list of up to 1,000,000 rows is sent to every task, a longer one partitioned by sky",
     )
 
 
@@ -192,9 +195,13 @@ class RemoveContaminantsConfig(Config):
 class MorphologyTable(Config):
     """An external table of morphologies that marks mergers (R-S4), read where inputs.morphology is given."""
 
-    column: str = Field("merger", description="column that marks a merger or tidal feature: a fraction or a truth value")
+    column: str = Field(
+        "merger", description="column that marks a merger or tidal feature: a fraction or a truth value"
+    )
     threshold: float = Field(0.5, description="rows with at least this value are mergers")
-    match_by: Literal["position", "source_id"] = Field("position", description="nearest row on the sky, or equal source_id")
+    match_by: Literal["position", "source_id"] = Field(
+        "position", description="nearest row on the sky, or equal source_id"
+    )
     radius_arcsec: float = Field(1.5, gt=0, le=60, description="greatest distance of a galaxy and its row of the table")
     ra: str = Field("ra", description="right ascension, degrees")
     dec: str = Field("dec", description="declination, degrees")
@@ -250,7 +257,9 @@ class GateRule(Config):
 class ValidateCatalogueConfig(Config):
     """Checks of the sample (R-S8)."""
 
-    seed: int = Field(42, description="split seed, as in assign_splits")
+    seed: int = Field(
+        42, description="split seed, as in assign_splits; also draws the gate's negatives and the examples"
+    )
     train_fraction: float = Field(0.70, gt=0, lt=1, description="as in assign_splits")
     val_fraction: float = Field(0.15, ge=0, lt=1, description="as in assign_splits")
     groups: Literal["report", "keep_together"] = Field("report", description="as in assign_splits")

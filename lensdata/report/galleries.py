@@ -13,6 +13,9 @@ import pandas as pd
 from astropy.visualization import make_lupton_rgb
 from PIL import Image
 
+from lensdata.catalogue.confusers import CATEGORIES
+from lensdata.hashing import sampling_key
+
 SCALE = 2  # screen pixels per stamp pixel
 
 
@@ -47,6 +50,11 @@ def data_uri(picture: npt.NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
 
 
+def viewer_link(ra: float, dec: float) -> str:
+    """The place in the Legacy Survey's sky viewer; degrees."""
+    return f"https://www.legacysurvey.org/viewer?ra={ra:.5f}&dec={dec:.5f}&layer=ls-dr10&zoom=16"
+
+
 def pictures(rows: pd.DataFrame, stamps: npt.NDArray[Any], unit: str) -> list[Picture]:
     """Pictures of manifest rows with their scores, in the order given."""
     out = []
@@ -59,11 +67,33 @@ def pictures(rows: pd.DataFrame, stamps: npt.NDArray[Any], unit: str) -> list[Pi
             else f"not a lens{', ' + row['confuser'] if isinstance(row.get('confuser'), str) else ''}"
         )
         position = f"{row['ra']:.4f} {row['dec']:+.4f}" if has_position else ""
-        link = (
-            f"https://www.legacysurvey.org/viewer?ra={row['ra']:.5f}&dec={row['dec']:.5f}&layer=ls-dr10&zoom=16"
-            if has_position
-            else None
-        )
+        link = viewer_link(row["ra"], row["dec"]) if has_position else None
         caption = " · ".join(part for part in (f"{row['score']:.3f}", name, position) if part)
         out.append(Picture(data_uri(to_rgb(stamp, unit)), f"{kind} {name}, score {row['score']:.3f}", caption, link))
+    return out
+
+
+def choose_examples(stored: pd.DataFrame, count: int, seed: int) -> dict[str, pd.DataFrame]:
+    """Rows to show of positives, of N1 and of each category of N2: those of smallest sampling key, whatever the order.
+
+    Parameters
+    ----------
+    stored
+        ``source_id, label, pool, confuser`` of objects with a stamp.
+    """
+    order = np.argsort(sampling_key(stored["source_id"].to_numpy(), seed))
+    stored = stored.iloc[order]
+    kinds = {"positives": stored["label"] == 1, "N1": stored["pool"] == "N1"}
+    kinds |= {name: (stored["pool"] == "N2") & (stored["confuser"] == name) for name in CATEGORIES}
+    return {name: stored[mask.to_numpy(bool)].head(count) for name, mask in kinds.items() if mask.any()}
+
+
+def examples(rows: pd.DataFrame, stamps: npt.NDArray[Any], unit: str) -> list[Picture]:
+    """Pictures of sample rows with r magnitude and type, each linked to the sky viewer."""
+    out = []
+    for row, stamp in zip(rows.to_dict("records"), stamps, strict=True):
+        magnitude = f"r {row['mag_r']:.1f}" if np.isfinite(row["mag_r"]) else "no r"
+        caption = f"{magnitude} · {row['type']}"
+        alt = f"stamp of source {row['source_id']}, {caption}"
+        out.append(Picture(data_uri(to_rgb(stamp, unit)), alt, caption, viewer_link(row["ra"], row["dec"])))
     return out

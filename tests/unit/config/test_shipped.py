@@ -46,7 +46,17 @@ def test_every_key_of_a_shipped_file_is_explained(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["extract_pool", "match_positives", "sample_negatives", "assign_splits", "fetch_cutouts", "build_manifests"]
+    "name",
+    [
+        "extract_pool",
+        "match_positives",
+        "sample_negatives",
+        "assign_splits",
+        "fetch_cutouts",
+        "build_manifests",
+        "validate_catalogue",
+        "subsample_manifest",
+    ],
 )
 def test_the_catalogue_files_spell_out_the_defaults(name):
     model = JOBS[name].config
