@@ -1,15 +1,17 @@
 """Rows per second of pool extraction on one core, beside astropy, fitsio and just reading the bytes (R-S1).
 
-    python benchmarks/extraction.py [--rows N] [--competitors PYTHON]
+    python benchmarks/extraction.py [--rows N] [--files N] [--competitors PYTHON]
 
 All run one after another in this process on the same file with the 130 columns of DR10.1; ratios are what counts. fitsio needs
-an interpreter of its own (benchmarks/competitors.txt).
+an interpreter of its own (benchmarks/competitors.txt). Then the whole job runs over some files on two cores: start of Spark,
+duplicates, and the pool as a HATS catalogue included.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
+from processes import measure
 
 from lensdata.catalogue import sweeps
 from lensdata.catalogue.lenses import read_lenscat
@@ -29,6 +32,11 @@ from lensdata.sky.nearby import Neighbourhood
 from spark_jobs.transforms.extraction import read_split
 
 REPEATS = 5
+CORES = 2
+SUBMIT = {
+    "PYSPARK_SUBMIT_ARGS": f"--master local[{CORES}] --driver-memory 2g pyspark-shell",
+    "PYTHONPATH": str(Path(__file__).parents[1]),
+}
 BOX = (120.0, -18.5)  # lowest corner, degrees; the footprint's edge at -18 runs through it
 BRICK_ROWS = 8_000  # the survey's mean of a brick, a quarter of a degree wide
 # Shares of 2,827,055,986 rows of DR10.1 sweeps.
@@ -42,7 +50,7 @@ def write_sweep(path: Path, rows: int, seed: int = 0) -> None:
     brick = np.sort(rng.integers(0, max(rows // BRICK_ROWS, 1), rows))
     values = {
         "RELEASE": np.full(rows, 10000),
-        "BRICKID": 300_000 + brick,
+        "BRICKID": 300_000 + 400 * seed + brick,
         "OBJID": np.arange(rows) % 4_000_000,
         "TYPE": rng.choice(list(TYPES), rows, p=np.array(list(TYPES.values())) / sum(TYPES.values())),
         "RA": BOX[0] + 0.25 * (brick % 20) + rng.uniform(0, 0.25, rows),
@@ -126,7 +134,7 @@ def best(function: Callable[[], int]) -> tuple[float, int]:
     return min(times), kept
 
 
-def measure(path: Path, competitors: str | None) -> dict[str, tuple[float, int]]:
+def readers(path: Path, competitors: str | None) -> dict[str, tuple[float, int]]:
     """Seconds and rows kept of every reader."""
     frame = read_lenscat()
     lenses = {name: frame[name].to_numpy() for name in ("ra", "dec", "name", "grading")}
@@ -140,16 +148,44 @@ def measure(path: Path, competitors: str | None) -> dict[str, tuple[float, int]]
     return found
 
 
+def measure_job(folder: Path, rows: int, files: int) -> None:
+    """Print what ``extract_pool`` takes over a quarter of the files and over all: the difference is free of Spark's start."""
+    found = []
+    for part in (max(files // 4, 1), files):
+        sweeps_of = folder / f"sweeps-{part}"
+        sweeps_of.mkdir()
+        for number in range(part):
+            write_sweep(sweeps_of / f"sweep-120m020-125m015-{number}.fits", rows, seed=number)
+        command = [
+            sys.executable,
+            "-m",
+            "spark_jobs.extract_pool",
+            f"inputs.sweeps={sweeps_of}",
+            "inputs.lenses=lenscat",
+        ]
+        done = measure([*command, "--output", str(folder / f"pool-{part}")], SUBMIT)
+        report = json.loads((folder / f"pool-{part}" / "_report.json").read_text())
+        found.append((report["rows_read"], done))
+        print(f"{part:3} files, {report['rows_read']:,} rows, {report['pool']:,} in the pool: {done}")
+    (few, quick), (many, slow) = found
+    rate, cost = (
+        (many - few) / (after - before)
+        for before, after in ((quick.seconds, slow.seconds), (quick.cpu_seconds, slow.cpu_seconds))
+    )
+    print(f"    each further row: {rate / CORES:,.0f} rows/s per core, {cost:,.0f} rows per core-second")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print the table of ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--files", type=int, default=8, help="of --rows rows, for the whole job; 0 leaves it out")
     parser.add_argument("--competitors", help="interpreter with the packages of competitors.txt")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sweep-120m020-125m015.fits"
         write_sweep(path, args.rows)
-        found = measure(path, args.competitors)
+        found = readers(path, args.competitors)
         size = path.stat().st_size
     reference, kept = found["extract_pool's task"]
     for name, (_, rows) in found.items():
@@ -161,7 +197,13 @@ def main(arguments: list[str] | None = None) -> None:
             f"{name:28} {args.rows / seconds:12,.0f} {size / seconds / 1e6:8.0f}   {seconds / reference:.2f}x as fast"
         )
     if not args.competitors:
-        print(f"{'fitsio columns, numpy':28} not measured: give --competitors", file=sys.stderr)
+        print(f"{'fitsio columns, numpy':28} not measured: give --competitors")
+    if args.files:
+        print(
+            f"\nThe job extract_pool on {CORES} cores: reading, duplicates, near_lenses, the pool as a HATS catalogue"
+        )
+        with tempfile.TemporaryDirectory() as work:
+            measure_job(Path(work), args.rows, args.files)
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ QUOTAS = TableSpec(
         Column("available", I64, "", "pool rows that could serve"),
         Column("taken", I64, "", "negatives taken"),
         Column("shortfall", I64, "", "wanted - taken"),
-        Column("filled_from", TEXT, "", "stratum whose rows filled this one's shortfall; null where its own were drawn"),
+        Column("filled_from", TEXT, "", "stratum whose rows filled a shortfall; null for the stratum's own"),
     ),
 )
 SAMPLE = TableSpec(
@@ -379,8 +379,8 @@ SCORES = TableSpec(
 TABLES = {
     spec.name: spec
     for spec in (
-        POOL, NEAR_LENSES, REJECTED, REMOVED, SWEEP_SPLITS, SWEEP_FILES, SWEEP_CHECKSUMS, POSITIVES, UNMATCHED, NEGATIVES, QUOTAS, SAMPLE, LEDGER,
-        REJECTED_STAMPS, MANIFEST, SCORES,
+        POOL, NEAR_LENSES, REJECTED, REMOVED, SWEEP_SPLITS, SWEEP_FILES, SWEEP_CHECKSUMS, POSITIVES, UNMATCHED,
+        NEGATIVES, QUOTAS, SAMPLE, LEDGER, REJECTED_STAMPS, MANIFEST, SCORES,
     )
 }  # fmt: skip
 

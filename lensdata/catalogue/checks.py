@@ -114,14 +114,21 @@ def _check_splits(sample: pd.DataFrame, pixel: Any, config: ValidateCatalogueCon
 def check_strata(sample: pd.DataFrame, quotas: pd.DataFrame, config: ValidateCatalogueConfig) -> list[Check]:
     """Negatives per stratum and pool are what the quota table says, and no stratum fell short where that matters."""
     totals = quotas[quotas["confuser"].isna()]
+    # a row that fills another stratum's shortfall is counted where it lies
+    wanted = totals["taken"].groupby([totals["filled_from"].fillna(totals["stratum"]), totals["pool"]]).sum()
     counted = sample[sample["label"] == 0].groupby(["stratum", "pool"]).size()
+    both = pd.DataFrame({"wanted": wanted, "counted": counted}).fillna(0).astype(int)
     differing = [
-        f"{row.stratum} {row.pool}: {counted.get((row.stratum, row.pool), 0)} of {row.taken}"
-        for row in totals.itertuples()
-        if counted.get((row.stratum, row.pool), 0) != row.taken
+        f"{stratum} {pool}: {row.counted} of {row.wanted}"
+        for (stratum, pool), row in both[both["wanted"] != both["counted"]].iterrows()
     ]
+    filled = totals[totals["filled_from"].notna()].groupby(["stratum", "pool"])["taken"].sum()
+    own = totals[totals["filled_from"].isna()].set_index(["stratum", "pool"])
+    missing = own["shortfall"] - filled.reindex(own.index, fill_value=0)
     short = [
-        f"{row.stratum} {row.pool}: {row.shortfall} of {row.wanted}" for row in totals.itertuples() if row.shortfall > 0
+        f"{stratum} {pool}: {count} of {own['wanted'][stratum, pool]}"
+        for (stratum, pool), count in missing.items()
+        if count > 0
     ]
     return [
         Check("negatives per stratum as drawn", not differing, "; ".join(differing) or "all", "as in the quota table"),

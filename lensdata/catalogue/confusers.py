@@ -75,9 +75,18 @@ def close_pairs(ra: Floats, dec: Floats, mag_r: Floats, radius_arcsec: float, di
     return member
 
 
+def primary_index(flags: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
+    """Place in CATEGORIES of the first category in the order of precedence; -1 without a flag.
+
+    >>> primary_index(np.array([0, 1, 2 | 8, 16], np.int32)).tolist()
+    [-1, 0, 1, 4]
+    """
+    out = np.full(len(flags), -1, np.int8)
+    for place in reversed(range(len(CATEGORIES))):
+        out[(flags & (1 << place)) != 0] = place
+    return out
+
+
 def primary(flags: npt.NDArray[np.int32]) -> npt.NDArray[np.object_]:
     """First category in the order of precedence; None without a flag."""
-    out = np.full(len(flags), None, dtype=object)
-    for name in reversed(CATEGORIES):
-        out[(flags & BITS[name]) != 0] = name
-    return out
+    return np.array([*CATEGORIES, None], object)[primary_index(flags)]

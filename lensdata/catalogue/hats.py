@@ -7,6 +7,7 @@ by the order-29 pixel. The layout follows from the rows alone, not from how they
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ COUNT_ORDER = 6  # pixels of about a square degree: the finest leaf
 COUNT_SHIFT = 2 * (INDEX_ORDER - COUNT_ORDER)
 LEAF_ROWS = 500_000  # about 100 MB of a pool
 Ints = npt.NDArray[np.int64]
+_LEAF = re.compile(r"/Norder=(\d+)/Dir=\d+/Npix=(\d+)\.parquet$")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,16 @@ class Leaf:
     def file(self) -> str:
         """Path below ``dataset/``."""
         return f"Norder={self.order}/Dir={self.pixel // 10_000 * 10_000}/Npix={self.pixel}.parquet"
+
+
+def leaf_of_file(uri: str) -> tuple[int, int] | None:
+    """Order and pixel of a leaf by the name of its file; None for a file of another layout.
+
+    >>> leaf_of_file("pool/dataset/Norder=3/Dir=0/Npix=637.parquet")
+    (3, 637)
+    """
+    found = _LEAF.search(uri)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def leaves(counts: Mapping[int, int], max_rows: int = LEAF_ROWS) -> list[Leaf]:

@@ -51,7 +51,7 @@ def read_lenses(uri: str, columns: LensColumns | None = None) -> pd.DataFrame:
     Parameters
     ----------
     uri
-        CSV, Parquet or FITS, or a table folder. lenscat's own column names are recognised.
+        CSV, blank-separated text (.cat), Parquet or FITS, or a table folder. lenscat's own column names are recognised.
     columns
         Column names of other tables, in any case.
 
@@ -100,7 +100,7 @@ def _rename(frame: pd.DataFrame, columns: LensColumns, uri: str) -> pd.DataFrame
 
 
 def read_any_table(uri: str) -> pd.DataFrame:
-    """CSV/TSV, Parquet, FITS or a table folder as pandas.
+    """CSV/TSV, blank-separated text, Parquet, FITS or a table folder as pandas.
 
     Raises
     ------
@@ -119,6 +119,9 @@ def read_any_table(uri: str) -> pd.DataFrame:
             with storage.open_input(uri) as handle:
                 compression = "gzip" if name.endswith(".gz") else None
                 return pd.read_csv(handle, sep="\t" if name.endswith(".tsv") else ",", compression=compression)
+        if name.endswith((".cat", ".dat")):
+            with storage.open_input(uri) as handle:
+                return _read_blank_separated(handle.read().decode())
         if name.endswith((".parquet", ".pq")):
             fs, path = storage.filesystem(uri)
             return pq.read_table(path, filesystem=fs).to_pandas()
@@ -127,6 +130,15 @@ def read_any_table(uri: str) -> pd.DataFrame:
 
             with storage.open_input(uri) as handle:
                 return Table.read(handle, format="fits", hdu=1).to_pandas()
-    except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError) as error:
         raise InputError(f"Input table {uri} cannot be read: {' '.join(str(error).split())}.") from error
-    raise InputError(f"Input table {uri} must be .csv, .tsv, .parquet, .fits or a table folder.")
+    raise InputError(f"Input table {uri} must be .csv, .tsv, .cat, .parquet, .fits or a table folder.")
+
+
+def _read_blank_separated(text: str) -> pd.DataFrame:
+    """A table in columns of text; the names stand in its first line, after ``#`` or without."""
+    from astropy.io import ascii as astropy_ascii
+
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    form = "commented_header" if first.startswith("#") else "basic"
+    return astropy_ascii.read(text.splitlines(), format=form).to_pandas()

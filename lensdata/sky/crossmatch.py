@@ -41,16 +41,37 @@ class SkyIndex:
         self._tree = cKDTree(unit_vectors(ra_deg, dec_deg)) if self.size else None
 
     def nearest(self, ra_deg: npt.ArrayLike, dec_deg: npt.ArrayLike, radius_arcsec: float) -> tuple[Ints, Floats]:
-        """Index of the nearest member within the radius (-1 for none) and its distance (arcsec; nan for none)."""
+        """Index of the nearest member within the radius (-1 for none) and its distance (arcsec; nan for none).
+
+        Of members at the same distance it is the first, so that the answer does not depend on how the tree was built.
+        """
         count = int(np.size(ra_deg))
         if self._tree is None or count == 0:
             return np.full(count, -1), np.full(count, np.nan)
+        vectors = unit_vectors(ra_deg, dec_deg)
         # the bound is exclusive: one ulp more makes the radius inclusive
         bound = np.nextafter(chord(radius_arcsec), np.inf)
-        distance, index = self._tree.query(unit_vectors(ra_deg, dec_deg), k=1, distance_upper_bound=bound)
+        distances, indices = self._tree.query(vectors, k=2, distance_upper_bound=bound)
+        distance, index = distances[:, 0], indices[:, 0].astype(np.int64)
         found = np.isfinite(distance)
+        tied = np.flatnonzero(found & (distances[:, 1] == distance))
+        if tied.size:
+            index[tied] = self._first_of_nearest(vectors[tied], distance[tied])
         separation = np.where(found, chord_to_arcsec(np.where(found, distance, 0.0)), np.nan)
-        return np.where(found, index, -1).astype(np.int64), separation
+        return np.where(found, index, -1), separation
+
+    def _first_of_nearest(self, vectors: Floats, distance: Floats) -> Ints:
+        """First member at exactly the distance of the nearest one; asks for more neighbours until one is further."""
+        assert self._tree is not None
+        out = np.full(len(vectors), -1, np.int64)
+        waiting, k = np.arange(len(vectors)), 4
+        while waiting.size:
+            distances, indices = self._tree.query(vectors[waiting], k=k)
+            same = distances == distance[waiting][:, None]
+            done = ~same[:, -1] | (k >= self.size)
+            out[waiting[done]] = np.where(same, indices, self.size)[done].min(axis=1)
+            waiting, k = waiting[~done], 4 * k
+        return out
 
     def pairs(self, radius_arcsec: float) -> Ints:
         """All pairs of members within the radius, shape (n, 2), first index below the second."""

@@ -11,12 +11,10 @@ import pytest
 
 from lensdata import hashing, tables
 from lensdata.catalogue.confusers import close_pairs, flags_without_merger, primary
-from lensdata.catalogue.sampling import Quota
 from lensdata.config.catalogue import Confusers
 from lensdata.sky import splits
 from lensdata.sky.healpix import ang2pix
 from spark_jobs import assign_splits, extract_pool, match_positives, sample_negatives, validate_catalogue
-from spark_jobs.transforms.sampling import draw
 from tests.jobs.conftest import LENSES, ROWS, run_chain
 from tests.sweeps import galaxies, write_sweep
 
@@ -138,28 +136,6 @@ def test_the_tables_do_not_depend_on_partitions_or_files(chain, sky, spark, tmp_
     )
 
 
-def test_close_pairs_are_found_across_cells_and_partitions(spark):
-    from lensdata.config.catalogue import MergerRule
-    from spark_jobs.transforms.confusers import close_pair_members
-
-    rng = np.random.default_rng(5)
-    rows = 3000
-    ra = np.concatenate([rng.uniform(0, 0.3, rows), rng.uniform(359.7, 360, rows), rng.uniform(0, 360, rows)])
-    dec = np.concatenate([rng.uniform(-0.2, 0.2, 2 * rows), rng.uniform(89.8, 90, rows)])
-    frame = pd.DataFrame({"source_id": np.arange(len(ra)), "ra": ra, "dec": dec, "mag_r": rng.uniform(18, 20, len(ra))})
-    found = {
-        row.source_id for row in close_pair_members(spark.createDataFrame(frame).repartition(5), MergerRule()).collect()
-    }
-    from astropy import units as u
-    from astropy.coordinates import SkyCoord, search_around_sky
-
-    sky = SkyCoord(ra, dec, unit="deg")
-    one, two, _, _ = search_around_sky(sky, sky, 5 * u.arcsec)
-    pair = (one != two) & (np.abs(frame["mag_r"].to_numpy()[one] - frame["mag_r"].to_numpy()[two]) <= 1.0)
-    assert found == set(one[pair].tolist())
-    assert len(found) > 50
-
-
 def test_a_null_string_survives_the_way_into_spark_and_back(spark):
     frame = spark.createDataFrame(pd.DataFrame({"t": ["a", None]}))
     assert [row.t for row in frame.collect()] == ["a", None]
@@ -224,27 +200,6 @@ def test_an_empty_pool_is_a_success(sky, spark, tmp_path):
     assert found["rows_per_reason"]["type"] == 50
     assert found["pool"] == 0
     assert read(tmp_path / "pool", tables.POOL).empty
-
-
-@pytest.mark.parametrize("share", [{"ring": 0.95}, {"ring": 0.6, "blue": 0.05}])
-def test_a_large_stratum_full_of_confusers_is_drawn_as_a_plain_sort_draws_it(spark, share):
-    rng = np.random.default_rng(8)
-    rows, wanted = 100_000, Quota("DEV/3-5", 100, 8500, 1500)
-    names = rng.choice([*share, None], rows, p=[*share.values(), 1 - sum(share.values())])
-    ids = rng.choice(2**50, rows, replace=False).astype(np.int64)
-    frame = pd.DataFrame({"source_id": ids, "stratum": "DEV/3-5", "sample_key": hashing.sampling_key(ids, 42)})
-    frame = frame.assign(confuser_flags=1, confuser=names)
-    drawn, _ = draw(spark.createDataFrame(frame), [wanted])
-    found = {row.source_id: row.pool for row in drawn.collect()}
-    # the threshold bites: far fewer than all rows are sorted
-    order = frame.sort_values("sample_key")
-    expected = dict.fromkeys(order["source_id"][:8500], "N1")
-    rest = order.iloc[8500:]
-    rest = rest[rest["confuser"].notna()]
-    first = rest.groupby("confuser").head(1500 // rest["confuser"].nunique())
-    more = rest.drop(first.index).head(1500 - len(first))
-    expected |= dict.fromkeys([*first["source_id"], *more["source_id"]], "N2")
-    assert found == expected
 
 
 def test_a_table_of_another_kind_is_refused_by_its_name(chain, spark, tmp_path, capsys):

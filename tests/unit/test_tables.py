@@ -78,7 +78,8 @@ def test_written_tables_read_back_with_units_declared(tmp_path):
         "stratum": ["SER/3-5"],
         "pool": ["N1"],
         "confuser": [None],
-        **{name: [1] for name in tables.QUOTAS.names[3:]},
+        **{name: [1] for name in tables.QUOTAS.names[3:-1]},
+        "filled_from": [None],
     }
     count, content = tables.write_table(pa.table(rows, schema=tables.QUOTAS.schema), str(tmp_path / "q"), tables.QUOTAS)
     back = tables.read_table(str(tmp_path / "q"), tables.QUOTAS)

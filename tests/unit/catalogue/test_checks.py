@@ -103,11 +103,28 @@ def test_a_group_whose_reference_is_missing_fails():
 def test_a_shortfall_warns_or_fails_as_the_key_says():
     sample = random_sample(60, 600)
     taken = sample[sample["label"] == 0].groupby(["stratum", "pool"]).size().rename("taken").reset_index()
-    quotas = taken.assign(confuser=None, wanted=taken["taken"] + 1, shortfall=1)
+    quotas = taken.assign(confuser=None, filled_from=None, wanted=taken["taken"] + 1, shortfall=1)
     strict = ValidateCatalogueConfig(allow_shortfall=False)
     assert [verdict(check_strata(sample, quotas, config)) for config in (DEFAULT, strict)] == ["WARN", "FAIL"]
     quotas.loc[0, "taken"] += 1
     assert "negatives per stratum as drawn" in wrong(check_strata(sample, quotas, DEFAULT))
+
+
+def test_rows_that_fill_a_neighbours_shortfall_are_counted_where_they_lie():
+    sample = random_sample(60, 600)
+    taken = sample[sample["label"] == 0].groupby(["stratum", "pool"]).size().rename("taken").reset_index()
+    quotas = taken.assign(confuser=None, filled_from=None, wanted=taken["taken"], shortfall=0)
+    strict = ValidateCatalogueConfig(allow_shortfall=False)
+    assert verdict(check_strata(sample, quotas, strict)) == "PASS"
+    # the first stratum's last row was drawn for another one, which has none of its own
+    quotas.loc[0, ["taken", "wanted"]] -= 1
+    pool, source = quotas.loc[0, "pool"], quotas.loc[0, "stratum"]
+    line = {"pool": pool, "confuser": None, "stratum": "SER/none"}
+    own = line | {"filled_from": None, "taken": 0, "wanted": 1, "shortfall": 1}
+    fill = line | {"filled_from": source, "taken": 1, "wanted": 1, "shortfall": 0}
+    filled = pd.concat([quotas, pd.DataFrame([own, fill])], ignore_index=True)
+    assert verdict(check_strata(sample, filled, strict)) == "PASS"
+    assert verdict(check_strata(sample, filled[filled["filled_from"].isna()], strict)) == "FAIL"
 
 
 def test_an_excluded_brick_in_a_manifest_fails_the_check():

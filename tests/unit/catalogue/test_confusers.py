@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lensdata.catalogue.confusers import BITS, CATEGORIES, close_pairs, flags_without_merger, primary
 from lensdata.catalogue.strata import axis_ratio
@@ -70,3 +72,17 @@ def test_close_pairs_are_found_across_ra_zero_and_near_the_pole(ra, dec):
 
 def test_a_pair_of_unlike_flux_is_no_merger():
     assert not close_pairs(np.array([0.0, 1e-3]), np.zeros(2), np.array([19.0, 20.01]), 5.0, 1.0).any()
+
+
+@settings(max_examples=200, deadline=None)
+@given(ratio=st.floats(0.0, 1.0), angle=st.floats(0.0, 2 * np.pi))
+def test_edge_on_is_the_same_cut_in_axis_ratio_and_in_tractors_ellipticity(ratio, angle):
+    # Tractor: |e| = (1 - b/a) / (1 + b/a); edge-on <=> b/a < 0.5 <=> |e| > 1/3
+    size = (1 - ratio) / (1 + ratio)
+    e1, e2 = size * np.cos(angle), size * np.sin(angle)
+    found = axis_ratio(e1, e2)
+    assert abs(float(found) - ratio) < 1e-12
+    edge_on = flags(ellipticity=float(1 - found)) == BITS["edge_on"]
+    if abs(ratio - 0.5) > 1e-9:
+        assert edge_on == (ratio < 0.5)
+        assert edge_on == (size > 1 / 3)
