@@ -64,6 +64,20 @@ def sampling_key(source_id: npt.ArrayLike, seed: int) -> npt.NDArray[np.int64]:
     return splitmix64(ids ^ splitmix64(np.uint64(seed))).view(np.int64)
 
 
+def second_key(identifier: npt.ArrayLike, seed: int, purpose: str) -> npt.NDArray[np.int64]:
+    """An order of objects for any later choice: independent of `sampling_key` and of the orders for other purposes.
+
+    The negatives of a sample are those with the smallest sampling keys of their stratum. Whoever takes the smallest of these
+    once more takes the strata with the largest pools, whatever the sample holds of each.
+
+    >>> bool((second_key([1, 2, 3], 42, "shards") == second_key([1, 2, 3], 42, "gate")).any())
+    False
+    """
+    salt = np.frombuffer(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), np.uint64)[0]
+    ids = np.asarray(identifier, dtype=np.int64).view(np.uint64)
+    return splitmix64(splitmix64(ids ^ salt) ^ splitmix64(np.uint64(seed))).view(np.int64)
+
+
 KIND_CODES = {"plain": 0, "control": 1, "injection": 2}
 
 

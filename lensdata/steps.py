@@ -27,6 +27,7 @@ from lensdata.errors import InputError
 log = logging.getLogger(__name__)
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT = 0, 1, 2
+RUNNING = "_running.json"  # in the work folder of a table step: who is at work
 HASHED_BYTES = 256 << 20  # inputs up to this size are identified by content, larger ones by size and etag or mtime
 
 
@@ -136,7 +137,21 @@ def parse(job: Job, argv: Sequence[str]) -> Request:
     if args.test_limit is not None and args.test_limit < 1:
         raise InputError(f"--test-limit must be at least 1, found {args.test_limit}.")
     config = load_config(job.config, args.config, overrides)
+    _check_places(job, inputs, _absolute(args.output))
     return Request(job, config, inputs, _absolute(args.output), args.force, args.test_limit, tuple(argv))
+
+
+def _check_places(job: Job, inputs: dict[str, str], output: str) -> None:
+    """Refuse an output that would replace an input or change what an input holds, and names that Spark takes for patterns."""
+    for name, uri in inputs.items():
+        within = uri.rstrip("/") + "/"
+        if f"{output}/".startswith(within) or within.startswith(f"{output}/"):
+            raise InputError(f"Output {output} and inputs.{name}={uri} lie one in the other; choose another --output.")
+    for uri in (output, *inputs.values()) if job.engine == "spark" else ():
+        if set(uri) & set("[]{}*?"):
+            raise InputError(
+                f"{uri}: Spark takes the characters [ ] {{ }} * ? of a path for a pattern; rename the folder."
+            )
 
 
 def resolve(value: str) -> str:
@@ -312,6 +327,7 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
         return EXIT_DONE
     started = time.time()
     for old in storage.leftovers(request.output):
+        _refuse_running(request.output, old)
         storage.remove(old)
     work, aside = request.output, None
     if job.kind == "table":
@@ -323,6 +339,8 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
         if aside is None:
             storage.discard_folder(request.output)
     storage.make_folder(work)
+    if job.kind == "table":
+        storage.write_json(storage.join(work, RUNNING), {"host": platform.node(), "process": os.getpid()})
     if job.kind == "part":
         storage.write_json(storage.join(work, "_started.json"), {"step": job.name, "identity": wanted})
         storage.write_json(storage.join(work, "_config.json"), request.config.model_dump(mode="json"))
@@ -343,6 +361,8 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
     except (InputError, JobFailed) as error:
         _withdraw(job, run, aside, error)
         raise
+    finally:
+        storage.remove(storage.join(work, RUNNING))
     _finish(request, work, wanted, outcome, started)
     if aside is not None:
         storage.remove(aside)
@@ -350,6 +370,26 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
         storage.publish_folder(work, request.output)
     log.info("step=%s done rows=%d seconds=%.1f", job.name, outcome.rows, time.time() - started)
     return EXIT_DONE
+
+
+def _refuse_running(output: str, leftover: str) -> None:
+    """Leave the work folder of another process alone while that is alive; from another machine nobody can tell."""
+    mark = storage.join(leftover, RUNNING)
+    if not storage.exists(mark):
+        return
+    owner = storage.read_json(mark)
+    if owner["host"] != platform.node():
+        return
+    try:
+        os.kill(owner["process"], 0)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        pass  # alive, and somebody else's
+    raise InputError(
+        f"Output {output} is being written by process {owner['process']}; wait for it or stop it. If that is another program, "
+        f"remove {leftover}."
+    )
 
 
 def _withdraw(job: Job, run: JobRun, aside: str | None, error: Exception) -> None:

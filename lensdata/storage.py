@@ -7,6 +7,7 @@ the hot path there.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -99,9 +100,12 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def exists(uri: str) -> bool:
-    """True if a file or a non-empty folder is there."""
+    """True if a file or a non-empty folder is there; false too where a web server refuses to say."""
     if is_http(uri):
-        return web.describe(uri) is not None
+        try:
+            return web.describe(uri) is not None
+        except PermissionError:  # what many stores answer for a name that they do not have
+            return False
     fs, path = fs_of(uri)
     return bool(fs.exists(path))
 
@@ -137,19 +141,26 @@ def version(uri: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        There is no such file.
+        There is no such file, or a web server refuses it.
     """
     if is_http(uri):
-        found = web.describe(uri)
-        if found is None:
-            raise InputError(f"Input {uri} does not exist.")
-        return {"name": posixpath.basename(urlparse(uri).path), **found}
+        try:
+            return {"name": posixpath.basename(urlparse(uri).path), **_described(uri)}
+        except PermissionError as error:
+            raise InputError(str(error)) from error
     fs, path = fs_of(uri)
     if not fs.exists(path):
         raise InputError(f"Input {uri} does not exist.")
     info = fs.info(path)
     mark = str(info.get("ETag", "")).strip('"') or str(int(float(info.get("mtime", 0)) * 1e6))
     return {"name": posixpath.basename(path), "size": int(info["size"]), "version": mark}
+
+
+def _described(uri: str) -> dict[str, Any]:
+    found = web.describe(uri)
+    if found is None:
+        raise InputError(f"Input {uri} does not exist.")
+    return found
 
 
 def open_input(uri: str) -> BinaryIO:
@@ -188,40 +199,58 @@ class _RangedFile(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        data = read_range(self._uri, self._at, min(self._at + len(buffer), self._size))
+        data = read_range(self._uri, self._at, min(self._at + len(buffer), self._size), self._size)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
 
 
 def open_ranged(uri: str, ahead: int = 1 << 16) -> tuple[BinaryIO, int]:
-    """A file to read a little of, and its size: from S3 and web servers come ``ahead`` bytes a request, not megabytes."""
-    total = size(uri)
+    """A file and its size; from S3 and web servers come ``ahead`` bytes a request: few to look at a header.
+
+    Raises
+    ------
+    InputError
+        There is no such file.
+    OSError
+        It cannot be read now: the disk fails, nobody answers, or the server refuses.
+    """
+    total = int(_described(uri)["size"]) if is_http(uri) else size(uri)
     if is_s3(uri) or is_http(uri):
         return cast(BinaryIO, io.BufferedReader(_RangedFile(uri, total), ahead)), total
     return open_input(uri), total
 
 
-def read_range(uri: str, start: int, stop: int) -> bytes:
-    """Bytes ``start`` to ``stop`` (exclusive) of a file by one request; fewer at its end."""
+def read_range(uri: str, start: int, stop: int, size_before: int | None = None) -> bytes:
+    """Bytes ``start`` to ``stop`` (exclusive) of a file by one request; fewer at its end, none behind it.
+
+    With ``size_before`` a web server's file of another size is refused (`web.ChangedFile`).
+    """
+    if stop <= start:
+        return b""
     if is_http(uri):
-        return web.read_range(uri, start, stop)
+        return web.read_range(uri, start, stop, size_before)
     if is_s3(uri):
         fs, path = fs_of(uri)
-        return bytes(fs.cat_file(path, start=start, end=stop))
+        try:
+            return bytes(fs.cat_file(path, start=start, end=stop))
+        except OSError as error:
+            if error.errno == errno.EINVAL and start >= size(uri):
+                return b""
+            raise
     with local_path(uri).open("rb", buffering=0) as handle:
         handle.seek(start)
         return handle.read(stop - start)
 
 
-def read_pieces(uri: str, start: int, stop: int, piece: int) -> Iterator[memoryview]:
+def read_pieces(uri: str, start: int, stop: int, piece: int, size_before: int | None = None) -> Iterator[memoryview]:
     """Bytes ``start`` to ``stop`` in pieces of equal size, the last one shorter; a file that ends early ends the pieces.
 
     A piece is valid until the next one is asked for: local files are read into one buffer that stays in the processor's
-    cache. From elsewhere, the next request is under way while a piece is worked on.
+    cache. From elsewhere, the next request is under way while a piece is worked on. ``size_before`` as in `read_range`.
     """
     if is_s3(uri) or is_http(uri):
-        yield from _remote_pieces(uri, start, stop, piece)
+        yield from _remote_pieces(uri, start, stop, piece, size_before)
         return
     buffer = memoryview(bytearray(min(piece, max(stop - start, 0))))
     with local_path(uri).open("rb", buffering=0) as handle:
@@ -237,16 +266,16 @@ def read_pieces(uri: str, start: int, stop: int, piece: int) -> Iterator[memoryv
             start += count
 
 
-def _remote_pieces(uri: str, start: int, stop: int, piece: int) -> Iterator[memoryview]:
+def _remote_pieces(uri: str, start: int, stop: int, piece: int, size_before: int | None) -> Iterator[memoryview]:
     request = max(piece, REQUEST_BYTES // piece * piece)  # whole pieces
     with ThreadPoolExecutor(1) as ahead:
-        pending = ahead.submit(read_range, uri, start, min(start + request, stop))
+        pending = ahead.submit(read_range, uri, start, min(start + request, stop), size_before)
         while start < stop:
             data = memoryview(pending.result())
             wanted = min(request, stop - start)
             start += wanted
             if len(data) == wanted and start < stop:
-                pending = ahead.submit(read_range, uri, start, min(start + request, stop))
+                pending = ahead.submit(read_range, uri, start, min(start + request, stop), size_before)
             for at in range(0, len(data), piece):
                 yield data[at : at + piece]
             if len(data) < wanted:
@@ -268,7 +297,7 @@ def read_file_list(uri: str) -> list[str]:
     InputError
         The list is empty, or names a file twice.
     """
-    lines = [line.strip() for line in read_bytes(uri).decode(errors="replace").splitlines()]
+    lines = [line.strip() for line in read_bytes(uri).decode("utf-8-sig", "replace").splitlines()]
     folder = uri.rpartition("/")[0] or "."
     names = [line if is_http(line) else join(folder, line) for line in lines if line and not line.startswith("#")]
     if not names:

@@ -175,7 +175,7 @@ SWEEP_FILES = TableSpec(
             "state",
             TEXT,
             "",
-            "read, outside_footprint (not opened) or set_aside (truncated, corrupt or another release)",
+            "read, partly_read (--test-limit), outside_footprint (not opened) or set_aside (truncated, corrupt, other release)",
         ),
         Column("rows", I64, "", "rows by its header; null where it was not opened"),
         Column(
@@ -217,7 +217,7 @@ UNMATCHED = TableSpec(
     (
         *LENS,
         Column("reason", TEXT, "", "no_source_in_radius, duplicate_source, outside_footprint"),
-        Column("nearest_source_id", I64, "", "nearest Tractor source, null if none within 11 arcsec"),
+        Column("nearest_source_id", I64, "", "nearest Tractor source, null if none within the search radius"),
         Column("separation_arcsec", F64, "arcsec", "distance to it"),
     ),
 )

@@ -46,7 +46,6 @@ def assign_splits(run: JobRun) -> Outcome:
     sample = labelled(positives, negatives)
     if run.test_limit is not None:
         sample = sample.orderBy(F.desc("label"), "source_id").limit(run.test_limit)
-    sample = sample.persist()
     places = _placed(sample.select("source_id", "label", "ra", "dec", "healpix_128").toPandas(), run.config)
     columns = spark.createDataFrame(places[["source_id", "split", "fold", "group_id"]], PLACES)
     placed = sample.join(F.broadcast(columns), "source_id", "inner")

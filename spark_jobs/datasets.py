@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
 from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -19,6 +20,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from lensdata import storage, tables
 from lensdata.catalogue import hats
 from lensdata.catalogue.hats import Leaf
+from lensdata.errors import InputError
 from lensdata.tables import TableSpec
 
 FACTS = pa.schema([("name", pa.string()), ("sha256", pa.string()), ("rows", pa.int64()), ("content", pa.string())])
@@ -37,6 +39,7 @@ def read(spark: SparkSession, folder: str, spec: TableSpec) -> DataFrame:
     InputError
         The folder is missing or was not finished.
     """
+    require_filesystem(spark, folder)
     tables.require_kind(folder, spec)
     files = tables.dataset_files(folder)
     if not files:
@@ -45,9 +48,22 @@ def read(spark: SparkSession, folder: str, spec: TableSpec) -> DataFrame:
     return reader.parquet(storage.join(folder, "dataset")).select(*spec.names)
 
 
-def small_frame(spark: SparkSession, rows: list[tuple[Any, ...]], schema: str) -> DataFrame:
-    """A DataFrame of a few driver rows."""
-    return spark.createDataFrame(rows, schema)
+def require_filesystem(spark: SparkSession, uri: str) -> None:
+    """Refuse a URI that this Spark cannot read or write, before anything is done.
+
+    Raises
+    ------
+    InputError
+        There is no file system for its scheme: the Spark of EMR has one for S3, the package from PyPI has none.
+    """
+    scheme = uri.partition("://")[0] if "://" in uri else "file"
+    hadoop = spark.sparkContext._jvm.org.apache.hadoop.fs.FileSystem  # type: ignore[union-attr]
+    try:
+        hadoop.getFileSystemClass(scheme, spark.sparkContext._jsc.hadoopConfiguration())  # type: ignore[union-attr]
+    except Py4JJavaError as error:
+        raise InputError(
+            f"{uri}: this Spark has no file system for {scheme}://; on EMR it has, elsewhere add hadoop-aws, or use a path."
+        ) from error
 
 
 def write(frame: DataFrame, folder: str, spec: TableSpec, report: dict[str, Any] | None = None) -> tuple[int, str]:
@@ -62,7 +78,13 @@ def write(frame: DataFrame, folder: str, spec: TableSpec, report: dict[str, Any]
         rows, leaves = _by_leaf(rows)
     facts = map_partitions(rows, _parts(folder, spec, leaves), FACTS).collect()
     files = [tables.FileFacts(row["name"], row["sha256"], row["rows"], int(row["content"], 16)) for row in facts]
+    whole = {file.name for file in files}
+    for name in storage.list_files(storage.join(folder, "dataset")):
+        if name not in whole:  # what a task that was killed had begun
+            storage.remove(name)
     if spec.sky:
+        if len(whole) != len(leaves):
+            raise RuntimeError(f"{folder}: {len(whole)} files were written, {len(leaves)} were planned")
         hats.describe(folder, spec, leaves)
     return tables.mark_finished(folder, spec, files, report)
 

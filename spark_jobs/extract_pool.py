@@ -27,7 +27,7 @@ from lensdata.catalogue.sweeps import (
 )
 from lensdata.errors import InputError
 from lensdata.jobs import JOBS
-from lensdata.steps import JobRun, Outcome, progress, run_job
+from lensdata.steps import JobFailed, JobRun, Outcome, progress, run_job
 from spark_jobs import datasets
 from spark_jobs.session import build_session
 from spark_jobs.transforms.extraction import (
@@ -41,6 +41,7 @@ from spark_jobs.transforms.extraction import (
 
 JOB = JOBS["extract_pool"]
 log = logging.getLogger(__name__)
+PARTLY_READ = "partly_read"
 Files = list[dict[str, Any]]
 
 
@@ -53,7 +54,9 @@ def extract_pool(run: JobRun) -> Outcome:
     """Read every sweep once, then write pool, near_lenses, rejected, the files and the counts per row range."""
     lenses = _lenses(run)
     sweeps, unread = _open(run)
-    ranges = plan_splits(sweeps, run.config.execution.rows_per_split)[: run.test_limit]
+    planned_ranges = plan_splits(sweeps, run.config.execution.rows_per_split)
+    ranges = planned_ranges[: run.test_limit]
+    cut_off = {uri for uri, _, _ in planned_ranges[len(ranges) :]}
     progress(0, len(ranges), "row ranges")
     spark = build_session(JOB.name, run.config.execution.shuffle_partitions)
     schema = datasets.spark_schema(PASS_SCHEMA)
@@ -68,13 +71,21 @@ def extract_pool(run: JobRun) -> Outcome:
     progress(len(ranges), len(ranges), "row ranges")
     passed = spark.read.schema(schema).parquet(stage)
     unread += _corrupt(passed, unread, run.config.max_bad_files)
-    outcome = _write_tables(spark, passed, run, ranges, unread, sweeps)
+    outcome = _write_tables(spark, passed, run, ranges, unread, _files_table(sweeps, unread, cut_off))
     storage.remove(stage)
     return outcome
 
 
 def _open(run: JobRun) -> tuple[list[SweepFile], Files]:
-    """Headers of the files to read, and why the others are not."""
+    """Headers of the files to read, and why the others are not.
+
+    Raises
+    ------
+    InputError
+        More files than allowed cannot be used, or none can.
+    JobFailed
+        A file cannot be read now: no fault of the file, so it is not set aside.
+    """
     unknown = sorted(set(run.config.sweep_columns) - set(REQUIRED))
     if unknown:
         raise InputError(
@@ -89,7 +100,10 @@ def _open(run: JobRun) -> tuple[list[SweepFile], Files]:
             if outside_declinations(uri, limits)
         ]
     skipped = {entry["uri"] for entry in unread}
-    sweeps, errors = open_sweeps([uri for uri in uris if uri not in skipped], run.config.sweep_columns)
+    try:
+        sweeps, errors = open_sweeps([uri for uri in uris if uri not in skipped], run.config.sweep_columns)
+    except OSError as error:
+        raise JobFailed(f"{error}; run it again when the file can be read") from error
     _allow(list(errors.values()), run.config.max_bad_files)
     if not sweeps:
         raise InputError(
@@ -141,7 +155,7 @@ def _write_tables(
     run: JobRun,
     ranges: list[tuple[str, int, int]],
     unread: Files,
-    sweeps: list[SweepFile],
+    files: pa.Table,
 ) -> Outcome:
     aside = sorted({entry["file"] for entry in unread if entry["state"] == SET_ASIDE})
     whole = passed.where(~F.col("file").isin(aside)) if aside else passed
@@ -154,7 +168,6 @@ def _write_tables(
     reasons: dict[str, int] = {row["reason"]: int(row["rows"]) for row in counted}
     if sum(reasons.values()) != rows_read:
         raise RuntimeError(f"rows per reason add up to {sum(reasons.values())}, the files hold {rows_read}")
-    files = _files_table(sweeps, unread)
     tables.write_table(files, run.path("sweep_files"), tables.SWEEP_FILES)
     datasets.write(of("sweep_splits").coalesce(1), run.path("sweep_splits"), tables.SWEEP_SPLITS)
     near, _ = datasets.write(keep_first(of("near_lenses")), run.path("near_lenses"), tables.NEAR_LENSES)
@@ -168,6 +181,7 @@ def _write_tables(
         "near_lenses": near,
         "excluded_near_lens": rejected,
         "files": files["state"].to_pylist().count("read"),
+        "files_partly_read": files["state"].to_pylist().count(PARTLY_READ),
         "files_outside_footprint": files["state"].to_pylist().count("outside_footprint"),
         "files_set_aside": {entry["file"]: entry["reason"] for entry in unread if entry["state"] == SET_ASIDE},
     }
@@ -176,9 +190,14 @@ def _write_tables(
     return Outcome(kept, content, report)
 
 
-def _files_table(sweeps: list[SweepFile], unread: Files) -> pa.Table:
+def _files_table(sweeps: list[SweepFile], unread: Files, cut_off: set[str]) -> pa.Table:
+    """A row per file; ``cut_off``: those of which ``--test-limit`` left something unread."""
     known = {entry["uri"] for entry in unread}
-    read = [{"file": s.name, "uri": s.uri, "state": "read", "rows": s.num_rows} for s in sweeps if s.uri not in known]
+    read = [
+        {"file": s.name, "uri": s.uri, "state": PARTLY_READ if s.uri in cut_off else "read", "rows": s.num_rows}
+        for s in sweeps
+        if s.uri not in known
+    ]
     rows = sorted([*read, *unread], key=lambda entry: str(entry["file"]))
     schema = tables.SWEEP_FILES.schema
     return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)

@@ -42,6 +42,7 @@ def sample_negatives(run: JobRun) -> Outcome:
             f"None of the {len(strata)} positives in {run.inputs['positives']} lies in a stratum, so no negatives are asked for."
         )
     spark = build_session(JOB.name, config.execution.shuffle_partitions, NARROW_BATCH_ROWS)
+    datasets.require_filesystem(spark, run.output)
     folder = _as_catalogue(spark, run)
     mergers = None
     if "morphology" in run.inputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from lensdata.config.catalogue import ValidateCatalogueConfig
 from lensdata.cutouts.duplicates import exact_duplicates
 from lensdata.cutouts.packing import MANIFESTS
 from lensdata.cutouts.stored import read_stored
+from lensdata.errors import InputError
 from lensdata.hashing import text_hash
 from lensdata.jobs import JOBS
 from lensdata.report import galleries, validation
@@ -40,9 +42,12 @@ def validate_catalogue(run: JobRun) -> Outcome:
     ------
     JobFailed
         A required check failed. The pages are written beside the output first, for they are what one wants to read then.
+    InputError
+        An input is not what its name says, or the folder for those pages holds something else.
     """
     config: ValidateCatalogueConfig = run.config
-    sample = tables.read_table(run.inputs["sample"], tables.SAMPLE).to_pandas()
+    _refuse_foreign(f"{run.final}-failed")
+    sample = _sample(run.inputs["sample"])
     done = checks.check_sample(sample, config)
     if "quotas" in run.inputs:
         quotas = tables.read_table(run.inputs["quotas"], tables.QUOTAS).to_pandas()
@@ -54,7 +59,7 @@ def validate_catalogue(run: JobRun) -> Outcome:
     numbers = {"counts": checks.counts(sample), "gate": gate, "covariates": compare_all(sample)}
     pictures: dict[str, list[galleries.Picture]] = {}
     if "cutouts" in run.inputs:
-        stamps = _stored(sample, run.inputs["cutouts"])
+        stamps = _stored(sample, run.inputs["cutouts"], run.inputs["sample"])
         numbers["duplicates"] = _duplicates(stamps, run.inputs["cutouts"], config)
         done += checks.check_stamps(**numbers["duplicates"])
         pictures = _examples(stamps, run.inputs["cutouts"], config.seed)
@@ -76,19 +81,53 @@ def _finish(run: JobRun, done: list[checks.Check], numbers: dict[str, Any], page
     return Outcome(rows, text_hash(str(found)), report)
 
 
+def _refuse_foreign(failed: str) -> None:
+    """What an earlier failure left is replaced, nothing else is."""
+    if storage.exists(failed) and not storage.exists(storage.join(failed, "validation.json")):
+        raise InputError(
+            f"{failed}, where the pages go if a check fails, holds no validation.json; choose another output."
+        )
+
+
+def _sample(folder: str) -> pd.DataFrame:
+    """The sample, also where a source_id repeats: that is for the page to say."""
+    table = tables.read_table(folder, replace(tables.SAMPLE, key=None))
+    if table["source_id"].null_count:
+        raise InputError(
+            f"{folder}: source_id is null in {table['source_id'].null_count} rows; run assign_splits again."
+        )
+    return table.to_pandas()
+
+
 def _manifests(folder: str) -> dict[str, pd.DataFrame]:
-    return {
-        name: tables.read_table(storage.join(folder, name), tables.MANIFEST).to_pandas()
-        for name in MANIFESTS
-        if storage.exists(storage.join(folder, name, "_SUCCESS"))
-    }
+    """The manifests of build_manifests, or one of them, by name."""
+    uris = [storage.join(folder, name) for name in MANIFESTS]
+    found = [uri for uri in uris if storage.exists(storage.join(uri, "_SUCCESS"))]
+    described = storage.join(folder, "_table.json")
+    if storage.exists(described) and storage.read_json(described).get("table") == tables.MANIFEST.name:
+        found = [folder]
+    if not found:
+        raise InputError(
+            f"inputs.manifests={folder} is not a manifest and has none inside: give the output of build_manifests, which "
+            f"holds {' or '.join(MANIFESTS)}, or one of those."
+        )
+    return {uri.rsplit("/", 1)[-1]: tables.read_table(uri, tables.MANIFEST).to_pandas() for uri in found}
 
 
-def _stored(sample: pd.DataFrame, cutouts: str) -> pd.DataFrame:
-    """Ledger rows of the stored stamps with their objects, by cutout_id."""
+def _stored(sample: pd.DataFrame, cutouts: str, origin: str) -> pd.DataFrame:
+    """Ledger rows of the stored stamps with their objects, by cutout_id.
+
+    Raises
+    ------
+    InputError
+        No stamp is of the sample, whose address is ``origin``.
+    """
     tables.require_success(cutouts)
     ledger = tables.read_table(storage.join(cutouts, "ledger"), columns=LEDGER_COLUMNS).to_pandas()
-    stored = ledger[ledger["outcome"] == "stored"].merge(sample, on="source_id", validate="many_to_one")
+    ledger = ledger[ledger["outcome"] == "stored"]
+    stored = ledger.merge(sample.drop_duplicates("source_id"), on="source_id", validate="many_to_one")
+    if stored.empty and len(ledger):
+        raise InputError(f"No stored stamp of {cutouts} belongs to {origin}: give the cutouts fetched for this sample.")
     return stored.sort_values("cutout_id", ignore_index=True)
 
 

@@ -34,7 +34,8 @@ def verify_sweeps(run: JobRun) -> Outcome:
         A file differs, cannot be read or is not in the list. The table is written beside the output first.
     """
     wanted = read_checksums(run.inputs["checksums"])
-    uris = list_sweeps(run.inputs["sweeps"])[: run.test_limit]
+    found = list_sweeps(run.inputs["sweeps"])
+    uris = found[: run.test_limit]
     spark = build_session(JOB.name)
     digests = spark.sparkContext.parallelize(uris, len(uris)).map(_digest).collect()
     rows: list[dict[str, Any]] = []
@@ -44,7 +45,7 @@ def verify_sweeps(run: JobRun) -> Outcome:
         rows.append(
             {"file": name, "uri": uri, "state": state, "sha256": digest, "listed": wanted.get(name), "reason": error}
         )
-    here = {row["file"] for row in rows}
+    here = {file_name(uri) for uri in found}
     rows += [{"file": name, "state": ABSENT, "listed": wanted[name]} for name in sorted(wanted.keys() - here)]
     return _judge_all(run, rows)
 
@@ -66,11 +67,13 @@ def _judge_all(run: JobRun, rows: list[dict[str, Any]]) -> Outcome:
 
 
 def _digest(uri: str) -> tuple[str | None, str | None]:
-    """SHA-256 of a file, or why it cannot be had; an error of the network is Spark's to repeat."""
+    """SHA-256 of a file, or why it cannot be had: requests were repeated, and the other files are worth judging."""
     try:
         return storage.sha256(uri), None
     except InputError as error:
         return None, str(error)
+    except OSError as error:
+        return None, f"{uri} cannot be read: {error}"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from pathlib import Path
 class Faults:
     """What goes wrong: refusals before the first answer, answers cut short, ranges ignored or shifted.
 
-    ``hold_after``: ranges after so many wait until ``released`` is set.
+    ``hold_after``: ranges after so many wait until ``released`` is set. ``no_head``: HEAD is answered with 405. ``unknown``: the
+    status for names that are not there. ``forbid_after``: ranges after so many are answered with 403. ``redirect``: every
+    request leads to itself.
     """
 
     refusals: int = 0
@@ -23,6 +25,10 @@ class Faults:
     ignore_range: bool = False
     shift: int = 0
     hold_after: int | None = None
+    no_head: bool = False
+    unknown: int = 404
+    forbid_after: int | None = None
+    redirect: bool = False
     held: int = 0
     released: threading.Event = field(default_factory=threading.Event)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
@@ -49,8 +55,12 @@ def serve(folder: Path, faults: Faults | None = None) -> Iterator[str]:
             if state.refusals > 0 and with_body:
                 state.refusals -= 1
                 return self._send(503, b"", with_body)
+            if state.redirect:
+                return self._send(302, b"", with_body, Location=self.path)
+            if state.no_head and not with_body:
+                return self._send(405, b"", with_body)
             if not path.is_file():
-                return self._send(404, b"", with_body)
+                return self._send(state.unknown, b"", with_body)
             data = path.read_bytes()
             if wanted is None or state.ignore_range:
                 return self._send(200, data, with_body, ETag=f'"{path.stat().st_mtime_ns}"')
@@ -59,9 +69,13 @@ def serve(folder: Path, faults: Faults | None = None) -> Iterator[str]:
                 if state.hold_after < 0:
                     state.held += 1
                     state.released.wait(300)
+            if state.forbid_after is not None:
+                state.forbid_after -= 1
+                if state.forbid_after < 0:
+                    return self._send(403, b"", with_body)
             first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", wanted).groups())
             if first >= len(data):
-                return self._send(416, b"", with_body)
+                return self._send(416, b"", with_body, **{"Content-Range": f"bytes */{len(data)}"})
             first, last = first + state.shift, min(last, len(data) - 1) + state.shift
             return self._send(
                 206, data[first : last + 1], with_body, **{"Content-Range": f"bytes {first}-{last}/{len(data)}"}

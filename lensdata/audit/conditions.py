@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 
 from lensdata.audit import intervals
 from lensdata.audit.baseline import classifier
-from lensdata.hashing import sampling_key
+from lensdata.hashing import second_key
 
 Floats = npt.NDArray[np.float64]
 GROUPS = {  # permuted together: each of a kind tells most of what the others tell
@@ -33,7 +33,7 @@ def drawn(sample: pd.DataFrame, rows_max: int, seed: int) -> pd.DataFrame:
     """All positives, and the negatives of smallest sampling key up to ``rows_max`` rows (as many as positives at least)."""
     positives, negatives = sample[sample["label"] == 1], sample[sample["label"] == 0]
     room = max(rows_max - len(positives), len(positives))
-    keys = sampling_key(negatives["source_id"].to_numpy(), seed)
+    keys = second_key(negatives["source_id"].to_numpy(), seed, "gate")
     return pd.concat([positives, negatives.iloc[np.argsort(keys)[:room]]])
 
 

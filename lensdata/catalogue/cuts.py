@@ -73,22 +73,23 @@ def _enough_exposures(band: str) -> Callable[[Rows, Cuts], Mask]:
 
 def is_unmasked(block: Rows, cuts: Cuts) -> Mask:
     """None of the rejected MASKBITS."""
-    return np.asarray((block["MASKBITS"] & cuts.maskbits) == 0)
+    return np.asarray((block["MASKBITS"].astype(np.int64) & cuts.maskbits) == 0)
 
 
 def has_flux(block: Rows, cuts: Cuts) -> Mask:
-    """FLUX_Z > 0: without it there is no magnitude (nan fails too)."""
-    return np.asarray(block["FLUX_Z"] > 0)
+    """FLUX_Z > 0 and finite: without it there is no magnitude (nan fails too)."""
+    flux = block["FLUX_Z"]
+    return np.asarray((flux > 0) & (flux < np.inf))
 
 
 def is_bright(block: Rows, cuts: Cuts) -> Mask:
-    """z magnitude below the limit, dereddened where asked."""
+    """z magnitude below the limit, dereddened where asked; a row whose MW_TRANSMISSION_Z is not positive fails then."""
     flux = block["FLUX_Z"]
     if cuts.dereddened:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            flux = flux.astype(np.float64) / block["MW_TRANSMISSION_Z"].astype(np.float64)
+        transmission = block["MW_TRANSMISSION_Z"].astype(np.float64)
+        flux = flux.astype(np.float64) / np.where(transmission > 0, transmission, np.nan)
     # most rows are fainter by far: only the others need a logarithm
-    bright = np.asarray(flux > 10 ** (0.4 * (22.5 - cuts.mag_z_max)) * (1 - 1e-6))
+    bright = np.asarray((flux > 10 ** (0.4 * (22.5 - cuts.mag_z_max)) * (1 - 1e-6)) & (flux < np.inf))
     some = np.flatnonzero(bright)
     bright[some] = magnitude(flux[some].astype(np.float64)) < cuts.mag_z_max
     return bright

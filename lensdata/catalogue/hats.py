@@ -121,6 +121,10 @@ def _write_parquet_metadata(folder: str, found: list[Leaf]) -> None:
     def footer(leaf: Leaf) -> pq.FileMetaData:
         fs, path = storage.filesystem(storage.join(folder, "dataset", leaf.file))
         metadata = pq.read_metadata(path, filesystem=fs)
+        if metadata.num_rows != leaf.rows:
+            raise RuntimeError(
+                f"{leaf.file} has {metadata.num_rows} rows, {leaf.rows} were counted before it was written"
+            )
         metadata.set_file_path(leaf.file)
         return metadata
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import zlib
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lensdata import storage
@@ -130,7 +130,15 @@ def read_any_table(uri: str) -> pd.DataFrame:
 
             with storage.open_input(uri) as handle:
                 return Table.read(handle, format="fits", hdu=1).to_pandas()
-    except (pa.ArrowInvalid, pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        zlib.error,
+    ) as error:  # pandas and Arrow's too
         raise InputError(f"Input table {uri} cannot be read: {' '.join(str(error).split())}.") from error
     raise InputError(f"Input table {uri} must be .csv, .tsv, .cat, .parquet, .fits or a table folder.")
 

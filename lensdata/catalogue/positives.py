@@ -13,7 +13,7 @@ from lensdata.errors import InputError
 from lensdata.hashing import pack_source_id, splitmix64
 from lensdata.sky.crossmatch import SkyIndex
 
-SEARCH_RADIUS_ARCSEC = 11.0
+SEARCH_RADIUS_ARCSEC = 11.0  # where the extraction does not say how far from a lens it kept sources
 TIERS = {"confident": "A", "probable": "B"}
 
 
@@ -53,6 +53,8 @@ def read_sources(uri: str) -> pd.DataFrame:
             raise InputError(f"{uri}: column {name!r} is missing; found {', '.join(frame.columns)}.")
     known = [name for name in frame.columns if name in {column.name for column in tables.SOURCE}]
     sources = frame[known].copy()
+    for name in {"type", "brickname"} & set(known):  # FITS pads its strings, and tables made from it keep the blanks
+        sources[name] = [_stripped(value) for value in sources[name]]
     if {"release", "brickid", "objid"} <= set(known):
         sources["source_id"] = pack_source_id(frame["release"], frame["brickid"], frame["objid"])
     elif "source_id" not in sources:
@@ -61,28 +63,31 @@ def read_sources(uri: str) -> pd.DataFrame:
     return _with_derived(sources)
 
 
+def _stripped(value: object) -> object:
+    text = value.decode() if isinstance(value, bytes) else value
+    return text.strip() if isinstance(text, str) else text
+
+
 def _with_derived(sources: pd.DataFrame) -> pd.DataFrame:
     nan = np.full(len(sources), np.nan)
     columns = {
         column.name: sources[column.name].to_numpy() if column.name in sources else nan for column in tables.SOURCE
     }
-    if "type" not in sources:
-        columns["type"] = np.full(len(sources), "")
-    has_nobs = "nobs_z" in sources
-    derived = derived_columns(
-        columns
-        | {"type": columns["type"].astype(str), "nobs_z": columns["nobs_z"] if has_nobs else np.zeros(len(sources))}
-    )
-    if not has_nobs:
-        derived["stratum"] = np.full(len(sources), None, dtype=object)
-        derived["nobs_z_bin"] = np.full(len(sources), None, dtype=object)
-    return sources.assign(**derived)
+    if "nobs_z" in sources:
+        columns["nobs_z"] = sources["nobs_z"].to_numpy(np.float64, na_value=np.nan)
+    columns["type"] = columns["type"].astype(str)
+    return sources.assign(**derived_columns(columns))
 
 
 def match(
-    lenses: pd.DataFrame, sources: pd.DataFrame, config: MatchPositivesConfig
+    lenses: pd.DataFrame, sources: pd.DataFrame, config: MatchPositivesConfig, search_radius_arcsec: float
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Nearest source of each lens within the radius; a source serves its nearest lens only.
+
+    Parameters
+    ----------
+    search_radius_arcsec
+        How far the nearest source is looked for, to be named for a lens without a positive; at least the radius.
 
     Returns
     -------
@@ -91,7 +96,7 @@ def match(
     """
     low, high = config.footprint.limits
     index = SkyIndex(sources["ra"], sources["dec"])
-    nearest, separation = index.nearest(lenses["ra"], lenses["dec"], max(SEARCH_RADIUS_ARCSEC, config.radius_arcsec))
+    nearest, separation = index.nearest(lenses["ra"], lenses["dec"], search_radius_arcsec)
     table = pd.DataFrame(
         {
             "lens_name": lenses["name"],

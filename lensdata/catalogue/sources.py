@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lensdata.catalogue import strata
-from lensdata.errors import InputError
 from lensdata.hashing import pack_source_id
 from lensdata.sky.healpix import ang2pix
 from lensdata.tables import BANDS, DERIVED, SOURCE
@@ -22,15 +21,11 @@ def source_columns(block: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
 
     Raises
     ------
-    InputError
-        A release, brick or object number that no survey gives.
+    ValueError
+        A release, brick or object number that no survey gives, or text that is none.
     """
-    try:
-        source_id = pack_source_id(block["RELEASE"], block["BRICKID"], block["OBJID"])
-    except ValueError as error:
-        raise InputError(f"A row has an impossible identifier: {error}.") from error
     columns: dict[str, npt.NDArray[Any]] = {
-        "source_id": source_id,
+        "source_id": pack_source_id(block["RELEASE"], block["BRICKID"], block["OBJID"]),
         "type": np.char.strip(block["TYPE"]).astype(str),
         "brickname": np.char.strip(block["BRICKNAME"]).astype(str),
     }
@@ -58,7 +53,13 @@ def derived_columns(columns: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArr
 
 
 def to_arrow(columns: dict[str, npt.NDArray[Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """Columns as a record batch; nan in a derived column becomes null, columns that are absent are null."""
+    """Columns as a record batch; nan in a derived column becomes null, columns that are absent are null.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        A number that the column's type cannot hold.
+    """
     rows = len(next(iter(columns.values())))
     derived = {column.name for column in DERIVED}
     arrays = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -48,9 +50,20 @@ def bin_index(values: npt.ArrayLike, edges: tuple[float, ...]) -> npt.NDArray[np
     return np.where(np.isnan(numbers), -1, np.searchsorted(edges, numbers, side="right")).astype(np.int8)
 
 
-def nobs_bin(nobs: npt.ArrayLike) -> npt.NDArray[np.str_]:
-    """Bin of the number of exposures: none, 1-2, 3-5, 6-10, 11+."""
-    return np.array(("none", *NOBS_BINS))[np.searchsorted(NOBS_EDGES, np.asarray(nobs), side="right")]
+def nobs_bin(nobs: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Bin of the number of exposures: none, 1-2, 3-5, 6-10, 11+; None where the number is nan.
+
+    >>> nobs_bin([0, 4, np.nan]).tolist()
+    ['none', '3-5', None]
+    """
+    numbers = np.asarray(nobs)
+    bins = np.array(("none", *NOBS_BINS))[np.searchsorted(NOBS_EDGES, numbers, side="right")]
+    unknown = np.isnan(numbers)
+    if not unknown.any():
+        return bins
+    known = bins.astype(object)
+    known[unknown] = None
+    return known
 
 
 def type_bin(kind: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
@@ -58,7 +71,7 @@ def type_bin(kind: npt.NDArray[np.str_]) -> npt.NDArray[np.str_]:
     return np.where(np.isin(kind, STRATUM_TYPES), kind, "other")
 
 
-def stratum(types: npt.NDArray[np.str_], nobs_bins: npt.NDArray[np.str_]) -> npt.NDArray[np.object_]:
+def stratum(types: npt.NDArray[np.str_], nobs_bins: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
     """``type/nobs_z bin``; None outside the strata, the empty 1-2 bin included."""
     names = np.char.add(np.char.add(types.astype(str), "/"), nobs_bins.astype(str)).astype(object)
     names[~np.isin(names.astype(str), STRATA)] = None

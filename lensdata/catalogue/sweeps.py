@@ -9,6 +9,7 @@ it is our own; astropy reads the headers here and is the oracle in the tests.
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -19,16 +20,23 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from astropy.io import fits
 
-from lensdata import storage
+from lensdata import storage, web
 from lensdata.errors import InputError
 from lensdata.tables import SOURCE
 
 BLOCK_ROWS = 16_384  # 8 MB: larger blocks fall out of the processor's cache before they are cut
 ENDINGS = (".fits", ".fits.gz")
 FORMATS = {"L": "S1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+NUMBERS = "BIJKED"
 REQUIRED = [column.name.upper() for column in SOURCE if column.name != "source_id"]
+TEXT_COLUMNS = [column.name.upper() for column in SOURCE if pa.types.is_string(column.type)]
+HEADER_BLOCK = 2880  # FITS headers and data come in blocks of this many bytes
+HEADER_BLOCKS = (
+    1_000  # the 130 columns of DR10 need about 10; a header without its END card is not sought to the file's end
+)
 _BOX = re.compile(r"sweep-(\d{3})([pm])(\d{3})-(\d{3})([pm])(\d{3})\.fits")
 
 
@@ -48,13 +56,14 @@ class CorruptSweep(InputError):
 
 @dataclass(frozen=True)
 class SweepFile:
-    """Where the rows of a sweep lie: byte offset, bytes per row, rows, and the layout of a row."""
+    """Where the rows of a sweep lie: byte offset, bytes per row, rows, the layout of a row; and the size of the file."""
 
     uri: str
     offset: int
     row_bytes: int
     num_rows: int
     dtype: np.dtype[Any]
+    size: int
 
     @property
     def name(self) -> str:
@@ -78,14 +87,18 @@ def list_sweeps(uri: str) -> list[str]:
     Raises
     ------
     InputError
-        Nothing there, no FITS file among it, or two files of one name.
+        Nothing there, no FITS file among it, another file in a list, or two files of one name.
     """
     if not storage.exists(uri):
         raise InputError(
             f"Input sweeps {uri} does not exist; give a folder of sweep-*.fits files, one file, or a .txt list."
         )
-    named = storage.read_file_list(uri) if storage.is_file_list(uri) else storage.list_files(uri)
+    is_list = storage.is_file_list(uri)
+    named = storage.read_file_list(uri) if is_list else storage.list_files(uri)
     found = sorted(name for name in named if name.endswith(ENDINGS))
+    if is_list and len(found) < len(named):
+        other = next(name for name in named if not name.endswith(ENDINGS))
+        raise InputError(f"Input sweeps {uri} names {other}, expected .fits or .fits.gz files; take it off the list.")
     if not found:
         raise InputError(
             f"Input sweeps {uri} holds no .fits file; give a folder of sweep-*.fits files, one file, or a .txt list."
@@ -147,33 +160,35 @@ def open_sweep(uri: str, required: list[str] | None = None, columns: Mapping[str
     Parameters
     ----------
     required
-        Columns that must be there; `REQUIRED` by default.
+        Columns that must be there, a number or a text a row; `REQUIRED` by default.
     columns
         What the file calls a column, by the name it has in `REQUIRED`, where the two differ.
 
     Raises
     ------
     InputError
-        Not FITS, no table, a needed column missing, scaled or of variable length.
+        Not FITS, no table, a damaged header, a needed column missing, scaled or of another kind.
     CorruptSweep
         A file shorter than its rows, or columns that do not add up to a row.
+    OSError
+        It cannot be read now: nothing is wrong with the file.
     """
     try:
         stream, total = storage.open_ranged(uri)
         with stream, _unpacked(stream, uri) as handle:
-            primary = fits.Header.fromfile(handle)
+            primary = _read_header(handle, b"SIMPLE  =")
             handle.seek(handle.tell() + _padded_data_bytes(primary))
-            header = fits.Header.fromfile(handle)
+            header = _read_header(handle, b"XTENSION=")
             offset = handle.tell()
-    except (OSError, EOFError, ValueError, KeyError, zlib.error, fits.VerifyError) as error:
-        raise InputError(f"{uri} is not a FITS file with a table: {' '.join(str(error).split())[:200]}.") from error
-    if str(header.get("XTENSION", "")).strip() != "BINTABLE" or not {"NAXIS1", "NAXIS2", "TFIELDS"} <= set(header):
-        raise InputError(
-            f"{uri}: the first extension is {header.get('XTENSION')!r}, expected a complete BINTABLE header."
-        )
-    names = {other.upper(): name for name, other in (columns or {}).items()}
-    dtype = _row_layout(header, uri, REQUIRED if required is None else required, names)
-    sweep = SweepFile(uri, offset, int(header["NAXIS1"]), int(header["NAXIS2"]), dtype)
+        sweep = _described(uri, header, offset, total, REQUIRED if required is None else required, columns or {})
+    except (
+        EOFError, KeyError, TypeError, ValueError, OverflowError, zlib.error, gzip.BadGzipFile, fits.VerifyError
+    ) as error:  # fmt: skip
+        text = str(error.args[0] if isinstance(error, KeyError) else error)  # a KeyError's own text stands in quotes
+        found = " ".join(text.split())[:200].strip(".")
+        raise InputError(f"{uri} is not a FITS file with a table: {found}; fetch the file again.") from error
+    except OSError as error:
+        raise OSError(f"{uri} cannot be read: {' '.join(str(error).split())[:200].strip('.')}") from error
     needed = offset + sweep.row_bytes * sweep.num_rows
     if total < needed and not sweep.compressed:
         rows = max(total - offset, 0) // max(sweep.row_bytes, 1)
@@ -187,27 +202,77 @@ def _unpacked(stream: BinaryIO, uri: str) -> BinaryIO:
     return cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if uri.endswith(".gz") else stream
 
 
+def _read_header(handle: BinaryIO, start: bytes) -> fits.Header:
+    """The header that begins here; reading errors pass through, so that they are not taken for a damaged file.
+
+    Raises
+    ------
+    ValueError
+        What lies here is no header.
+    """
+    text = ""
+    for _ in range(HEADER_BLOCKS):
+        block = handle.read(HEADER_BLOCK)
+        if not text and not block.startswith(start):
+            raise ValueError(f"a header should begin with {start.decode()!r}, found {block[:16]!r}")
+        if len(block) < HEADER_BLOCK:
+            raise ValueError("the file ends inside its header")
+        text += block.decode("ascii")
+        if any(text[at : at + 80].rstrip() == "END" for at in range(len(text) - HEADER_BLOCK, len(text), 80)):
+            return fits.Header.fromstring(text)
+    raise ValueError("a header has no END card")
+
+
+def _number(header: fits.Header, key: str, default: int | None = None) -> int:
+    found = header[key] if default is None else header.get(key, default)
+    if type(found) is not int or (found < 0 and key != "BITPIX"):
+        raise ValueError(f"{key} is {found!r}, expected a whole number")
+    return found
+
+
 def _padded_data_bytes(header: fits.Header) -> int:
-    if not header.get("NAXIS", 0):
+    axes = _number(header, "NAXIS", 0)
+    if not axes:
         return 0
-    count = int(np.prod([header[f"NAXIS{i + 1}"] for i in range(header["NAXIS"])], dtype=np.int64))
-    data = abs(header["BITPIX"]) // 8 * header.get("GCOUNT", 1) * (header.get("PCOUNT", 0) + count)
-    return int(-(-data // 2880) * 2880)
+    count = math.prod(_number(header, f"NAXIS{i + 1}") for i in range(axes))
+    data = abs(_number(header, "BITPIX")) // 8 * _number(header, "GCOUNT", 1) * (_number(header, "PCOUNT", 0) + count)
+    return -(-data // HEADER_BLOCK) * HEADER_BLOCK
 
 
-def _row_layout(header: fits.Header, uri: str, required: list[str], names: Mapping[str, str]) -> np.dtype[Any]:
+def _described(
+    uri: str, header: fits.Header, offset: int, total: int, required: list[str], columns: Mapping[str, str]
+) -> SweepFile:
+    if str(header["XTENSION"]).strip() != "BINTABLE":
+        raise ValueError(f"the first extension is {header['XTENSION']!r}, expected 'BINTABLE'")
+    dtype = _row_layout(header, uri, required, _renamed(header, columns))
+    row_bytes, num_rows = _number(header, "NAXIS1"), _number(header, "NAXIS2")
+    if dtype.itemsize != row_bytes:
+        what = f"columns add up to {dtype.itemsize} bytes a row, NAXIS1 says {row_bytes}"
+        raise CorruptSweep(uri, 0, what)
+    return SweepFile(uri, offset, row_bytes, num_rows, dtype, total)
+
+
+def _renamed(header: fits.Header, columns: Mapping[str, str]) -> list[str]:
+    """Names of the columns, ours for those of ``columns``; a column that has such a name already gives it up."""
+    names = [str(header[f"TTYPE{index + 1}"]).strip().upper() for index in range(_number(header, "TFIELDS"))]
+    ours = {other.upper(): name for name, other in columns.items() if other.upper() in names}
+    taken = set(ours.values())
+    return [ours.get(name, f"_{index}" if name in taken else name) for index, name in enumerate(names)]
+
+
+def _row_layout(header: fits.Header, uri: str, required: list[str], names: list[str]) -> np.dtype[Any]:
     fields: list[Any] = []
-    for index in range(1, int(header["TFIELDS"]) + 1):
-        name = str(header[f"TTYPE{index}"]).strip().upper()
-        name = names.get(name, name)
+    for index, name in enumerate(names, 1):
         form = str(header[f"TFORM{index}"]).strip()
         parts = re.fullmatch(r"(\d*)([A-Z])(.*)", form)
         if parts is None:
             raise InputError(f"{uri}: column {name} has the unknown format {form!r}.")
         count, code = int(parts[1] or 1), parts[2]
         if name in required:
-            if code not in FORMATS and code != "A":
-                raise InputError(f"{uri}: column {name} has format {form!r}, expected a fixed-width number or text.")
+            is_text = name in TEXT_COLUMNS
+            if not count or (code != "A" if is_text else code not in NUMBERS or count > 1):
+                wanted = "text of fixed width" if is_text else "one number"
+                raise InputError(f"{uri}: column {name} has format {form!r}, expected {wanted} a row.")
             if f"TZERO{index}" in header or f"TSCAL{index}" in header:
                 raise InputError(f"{uri}: column {name} is scaled (TZERO/TSCAL), which sweep files never are.")
         if code == "A":
@@ -226,11 +291,7 @@ def _row_layout(header: fits.Header, uri: str, required: list[str], names: Mappi
             f"{uri}: column {missing[0]} is missing (with {len(missing) - 1} others); "
             "DR9 and DR10 sweep files have it, older ones do not (another name for it: sweep_columns)."
         )
-    dtype = np.dtype(fields)
-    if dtype.itemsize != int(header["NAXIS1"]):
-        what = f"columns add up to {dtype.itemsize} bytes a row, NAXIS1 says {header['NAXIS1']}"
-        raise CorruptSweep(uri, 0, what)
-    return dtype
+    return np.dtype(fields)
 
 
 def plan_splits(sweeps: list[SweepFile], rows_per_split: int) -> list[tuple[str, int, int]]:
@@ -254,7 +315,9 @@ def read_blocks(sweep: SweepFile, first: int = 0, rows: int | None = None) -> It
     Raises
     ------
     CorruptSweep
-        The file ends early or cannot be unpacked.
+        The file ends early, cannot be unpacked, or is no longer the one whose header was read.
+    OSError
+        It cannot be read now.
     """
     last = sweep.num_rows if rows is None else min(first + rows, sweep.num_rows)
     start, stop = (sweep.offset + row * sweep.row_bytes for row in (first, last))
@@ -262,9 +325,9 @@ def read_blocks(sweep: SweepFile, first: int = 0, rows: int | None = None) -> It
     at, why = first, None
     try:
         if sweep.compressed:
-            pieces = _unpack(sweep.uri, start, stop, piece, to_end=last == sweep.num_rows)
+            pieces = _unpack(sweep, start, stop, piece, to_end=last == sweep.num_rows)
         else:
-            pieces = storage.read_pieces(sweep.uri, start, stop, piece)
+            pieces = storage.read_pieces(sweep.uri, start, stop, piece, sweep.size)
         for data in pieces:
             count = len(data) // max(sweep.row_bytes, 1)
             if count:
@@ -272,14 +335,20 @@ def read_blocks(sweep: SweepFile, first: int = 0, rows: int | None = None) -> It
             at += count
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         why = f"it cannot be unpacked ({error})"
+    except web.ChangedFile:
+        why = "it changed while it was read"
     if at < last or why:
         offset = sweep.offset + at * sweep.row_bytes
         raise CorruptSweep(sweep.uri, offset, f"{why or 'the file ends'} in row {at} of {sweep.num_rows}")
 
 
-def _unpack(uri: str, start: int, stop: int, piece: int, *, to_end: bool) -> Iterator[memoryview]:
+def _unpack(sweep: SweepFile, start: int, stop: int, piece: int, *, to_end: bool) -> Iterator[memoryview]:
     """Pieces of the unpacked file; only at its end does its checksum tell whether they were right."""
-    with storage.open_input(uri) as packed, gzip.GzipFile(fileobj=packed) as handle:
+    packed, size = storage.open_ranged(sweep.uri, storage.REQUEST_BYTES)
+    if size != sweep.size:
+        packed.close()
+        raise web.ChangedFile(f"{sweep.uri} has {size} bytes, before {sweep.size}.")
+    with packed, gzip.GzipFile(fileobj=packed) as handle:
         handle.seek(start)
         while start < stop:
             data = handle.read(min(piece, stop - start))

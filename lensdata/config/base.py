@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from lensdata.errors import InputError
 
@@ -21,6 +21,13 @@ class Config(BaseModel):
     """A frozen section of a YAML file; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError("input should be a number")
+        return value
 
 
 class Unhashed:
@@ -64,16 +71,18 @@ def validate(model: type[C], values: Mapping[str, Any], source: str, overridden:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split ``key.sub=value``; the value is read as YAML.
+    """Split ``key.sub=value``; the value is read as YAML, nothing as an empty text.
 
     >>> parse_override("sampling.ratio=6")
     ('sampling.ratio', 6)
+    >>> parse_override("name_contains=")
+    ('name_contains', '')
     """
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise InputError(f"Override {text!r} is not of the form key=value, for example sampling.ratio=100.")
     try:
-        return key, yaml.safe_load(value)
+        return key, yaml.safe_load(value) if value else ""
     except yaml.YAMLError as error:
         raise InputError(f"The value of override {text!r} is not valid YAML; quote it.") from error
 

@@ -38,10 +38,10 @@ class Footprint(Config):
 
 
 class Cuts(Config):
-    """The cuts of the negative pool, in the order in which a failing row is counted (R-S1)."""
+    """The cuts of the negative pool (R-S1); `lensdata.catalogue.cuts.RULES` has the order in which a failing row is counted."""
 
     types: tuple[Literal["SER", "DEV", "REX", "EXP"], ...] = Field(
-        ("SER", "DEV", "REX"), description="Tractor models kept"
+        ("SER", "DEV", "REX"), min_length=1, description="Tractor models kept"
     )
     footprint: Footprint = Field(Footprint(), description="declination range")
     nobs_min: int = Field(3, ge=0, description="least exposures in each of g, r, z")
@@ -262,6 +262,7 @@ class ValidateCatalogueConfig(Config):
     )
     train_fraction: float = Field(0.70, gt=0, lt=1, description="as in assign_splits")
     val_fraction: float = Field(0.15, ge=0, lt=1, description="as in assign_splits")
+    group_radius_arcsec: float = Field(37.0, gt=0, description="as in assign_splits")
     groups: Literal["report", "keep_together"] = Field("report", description="as in assign_splits")
     footprint: Footprint = Field(Footprint(), description="the negatives' footprint, as in extract_pool")
     allow_shortfall: bool = Field(True, description="false: a stratum that got fewer negatives than wanted fails")

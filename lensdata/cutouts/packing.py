@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lensdata.config.cutouts import BuildManifestsConfig
-from lensdata.hashing import cutout_id, sampling_key
+from lensdata.hashing import cutout_id, second_key
 
 MANIFESTS = ("parity_70_30", "audit_70_15_15")
 
@@ -30,7 +30,7 @@ def place_stamps(ledger: pd.DataFrame, config: BuildManifestsConfig, stamp_bytes
         ``cutout_id, shard_index, position`` (in the shard) of the stored ones, in that order.
     """
     stored = ledger.loc[ledger["outcome"] == "stored", "cutout_id"].to_numpy(np.int64)
-    order = np.lexsort((stored, sampling_key(stored, config.seed)))
+    order = np.lexsort((stored, second_key(stored, config.seed, "shards")))
     groups = max(1, round(config.execution.shard_bytes / (stamp_bytes * config.row_group_stamps)))
     per_shard = groups * config.row_group_stamps
     place = np.arange(stored.size)

@@ -14,7 +14,7 @@ from astropy.visualization import make_lupton_rgb
 from PIL import Image
 
 from lensdata.catalogue.confusers import CATEGORIES
-from lensdata.hashing import sampling_key
+from lensdata.hashing import second_key
 
 SCALE = 2  # screen pixels per stamp pixel
 
@@ -81,7 +81,7 @@ def choose_examples(stored: pd.DataFrame, count: int, seed: int) -> dict[str, pd
     stored
         ``source_id, label, pool, confuser`` of objects with a stamp.
     """
-    order = np.argsort(sampling_key(stored["source_id"].to_numpy(), seed))
+    order = np.argsort(second_key(stored["source_id"].to_numpy(), seed, "examples"))
     stored = stored.iloc[order]
     kinds = {"positives": stored["label"] == 1, "N1": stored["pool"] == "N1"}
     kinds |= {name: (stored["pool"] == "N2") & (stored["confuser"] == name) for name in CATEGORIES}

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from lensdata import jobs, steps, storage, tables
 from lensdata.catalogue.strata import bin_index
 from lensdata.config.cutouts import SubsampleManifestConfig
-from lensdata.hashing import sampling_key
+from lensdata.hashing import second_key
 from lensdata.shards.manifests import read_manifest, resolve
 from lensdata.steps import JobRun, Outcome
 
@@ -84,7 +84,7 @@ def subsample(table: pa.Table, fraction: float, seed: int) -> Ints:
     ndarray
         Row indices, ascending.
     """
-    key = sampling_key(table["cutout_id"].to_numpy(), seed)
+    key = second_key(table["cutout_id"].to_numpy(), seed, "subsample")
     groups = _numbered([table["split"].to_numpy(zero_copy_only=False).astype(str), table["label"].to_numpy()])
     cells = _numbered([groups, *_bins(table)])
     by_cell = np.lexsort((key, cells))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pyspark import Broadcast
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from lensdata import storage
 from lensdata.catalogue.cuts import KEPT, NEAR_LENS, REASONS, Rows, apply_cuts
 from lensdata.catalogue.sources import derived_columns, source_columns, to_arrow
 from lensdata.catalogue.sweeps import CorruptSweep, SweepFile, read_blocks
@@ -33,15 +36,17 @@ def read_splits(
 ) -> DataFrame:
     """Read row ranges (``uri, first_row, num_rows``) of the sweeps as rows of `PASS_SCHEMA`.
 
-    The headers travel with the task, so that no executor reads them again.
+    The headers travel with the lenses, so that no executor reads them again.
     """
-    return splits.mapInArrow(_reader({sweep.uri: sweep for sweep in sweeps}, lenses, config), schema)
+    sent = splits.sparkSession.sparkContext.broadcast(({sweep.uri: sweep for sweep in sweeps}, lenses))
+    return splits.mapInArrow(_reader(sent, config), schema)
 
 
 def _reader(
-    sweeps: dict[str, SweepFile], lenses: Lenses, config: ExtractPoolConfig
+    sent: Broadcast[tuple[dict[str, SweepFile], Lenses]], config: ExtractPoolConfig
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        sweeps, lenses = sent.value
         near = Neighbourhood(lenses["ra"], lenses["dec"], config.exclusion_radius_arcsec)
         for batch in batches:
             for split in batch.to_pylist():
@@ -55,26 +60,54 @@ def read_split(
 ) -> Iterator[pa.RecordBatch]:
     """One row range: pool rows, rows near lenses, excluded rows, and the counts per reason, which add up.
 
-    A file that turns out to be corrupt gives a row of ``sweep_files`` instead of counts; what was read of it before is told by
-    its name.
+    A file that turns out to be corrupt, or that a disk no longer gives, gives a row of ``sweep_files`` instead of counts; what
+    was read of it before is told by its name.
+
+    Raises
+    ------
+    OSError
+        A network that fails after all repeats: the task is to be tried again, the file is not at fault.
     """
     counts: Counter[str] = Counter()
     passing: list[npt.NDArray[Any]] = []
+    row = gathered_from = first_row
     try:
         for block in checked_blocks(sweep, first_row, num_rows):
-            kept, dropped, tables = _cut_block(sweep.name, block, near, lenses, config)
+            with _readable(sweep, row):
+                kept, dropped, tables = _cut_block(sweep.name, block, near, lenses, config)
             counts.update(dropped)
             yield from tables
             passing.append(block.take(kept).rows())
+            row += len(block)
             if sum(map(len, passing)) >= GATHERED_ROWS:
-                yield _pool_rows(sweep.name, _joined(passing))
-                passing = []
+                with _readable(sweep, gathered_from):
+                    gathered = _pool_rows(sweep.name, _joined(passing))
+                yield gathered
+                passing, gathered_from = [], row
         if sum(map(len, passing)):
-            yield _pool_rows(sweep.name, _joined(passing))
+            with _readable(sweep, gathered_from):
+                gathered = _pool_rows(sweep.name, _joined(passing))
+            yield gathered
     except InputError as error:
         yield _set_aside(sweep, error)
         return
+    except OSError as error:
+        remote = storage.is_s3(sweep.uri) or storage.is_http(sweep.uri)
+        if remote and not isinstance(error, FileNotFoundError):
+            raise
+        yield _set_aside(sweep, InputError(f"{sweep.uri} cannot be read: {error}; fetch the file again."))
+        return
     yield _count_rows(sweep.name, first_row, counts)
+
+
+@contextmanager
+def _readable(sweep: SweepFile, row: int) -> Iterator[None]:
+    """Values that our columns cannot hold are damage, somewhere behind this row."""
+    try:
+        yield
+    except ValueError as error:  # Arrow's errors and those of text that is none are ValueErrors
+        found = f"a value after row {row} is impossible ({' '.join(str(error).split())})"
+        raise CorruptSweep(sweep.uri, sweep.offset + row * sweep.row_bytes, found) from error
 
 
 def _joined(blocks: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -88,16 +121,25 @@ def checked_blocks(sweep: SweepFile, first_row: int, num_rows: int) -> Iterator[
     Raises
     ------
     CorruptSweep
-        The file ends early, or a row has no position on the sky.
+        The file ends early, or a row has no position on the sky or is nothing but zeros.
     """
     row = first_row
     for block in read_blocks(sweep, first_row, num_rows):
         rows = Rows(block)
-        if not Box.around(rows["RA"], rows["DEC"]).on_sky:
-            ra, dec = rows["RA"], rows["DEC"]
-            bad = row + int(np.argmin((ra >= 0) & (ra <= 360) & (dec >= -90) & (dec <= 90)))
-            found = f"row {bad} has the position {ra[bad - row]:g}, {dec[bad - row]:g}"
-            raise CorruptSweep(sweep.uri, sweep.offset + bad * sweep.row_bytes, found)
+        ra, dec = rows["RA"], rows["DEC"]
+        box = Box.around(ra, dec)
+        good = None
+        if not box.on_sky:
+            good = (ra >= 0) & (ra <= 360) & (dec >= -90) & (dec <= 90)
+        elif box.ra_min == 0:
+            # Zeros are what an interrupted download into a file of full size leaves. Two row lengths of them hold a whole row,
+            # and its RA is 0, so that other blocks need no look. A shorter gap inside two rows is not found, nor are
+            # other bytes that make plausible rows: that is what verify_sweeps is for.
+            good = (ra != 0) | (dec != 0) | ((rows["RELEASE"] > 0) & (rows["BRICKID"] > 0))
+        if good is not None and not good.all():
+            bad = int(np.argmin(good))
+            found = f"row {row + bad} has RA {ra[bad]:g}, Dec {dec[bad]:g} and RELEASE {rows['RELEASE'][bad]}"
+            raise CorruptSweep(sweep.uri, sweep.offset + (row + bad) * sweep.row_bytes, found)
         yield rows
         row += len(rows)
 

@@ -58,6 +58,55 @@ def test_positives_are_the_lenses_at_their_sources(chain, sky):
     assert dict(zip(positives["lens_name"], positives["objid"], strict=True)) == expected
 
 
+@pytest.fixture
+def extracted(sky, spark, tmp_path):
+    """The near_lenses of a pool with another exclusion radius, around lenses 2 and 13 arcsec away from their galaxies."""
+    lenses = pd.DataFrame({"name": ["DESI-2", "DESI-13"], "ra": sky.table["RA"][:2], "grading": "confident"})
+    lenses["dec"] = sky.table["DEC"][:2] + np.array([2, 13]) / 3600
+    lenses.to_csv(tmp_path / "lenses.csv", index=False)
+
+    def extract(radius):
+        argv = [f"inputs.sweeps={sky.sweeps}", f"inputs.lenses={tmp_path}/lenses.csv", "--output", f"{tmp_path}/pool"]
+        assert extract_pool.main([*argv, f"exclusion_radius_arcsec={radius}"]) == 0
+        return [f"inputs.near_lenses={tmp_path}/pool/near_lenses", "--output", f"{tmp_path}/out"]
+
+    return extract
+
+
+def test_a_radius_beyond_that_of_the_extraction_is_refused(extracted, tmp_path, capsys):
+    argv = [*extracted(1), f"inputs.lenses={tmp_path}/lenses.csv"]
+    assert match_positives.main([*argv, "radius_arcsec=3"]) == 2
+    error = capsys.readouterr().err
+    assert "radius_arcsec=3 is more than the 1 arcsec" in error
+    assert "exclusion_radius_arcsec" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wide_extraction_serves_a_wide_match(extracted, tmp_path):
+    argv = [*extracted(20), f"inputs.lenses={tmp_path}/lenses.csv"]
+    assert match_positives.main([*argv, "radius_arcsec=15"]) == 0
+    assert len(read(tmp_path / "out", tables.POSITIVES)) == 2
+    assert match_positives.main([*argv, "radius_arcsec=3", "--force"]) == 0
+    found = report(tmp_path / "out")
+    assert (found["positives"], found["search_radius_arcsec"], found["lenses_with_source_in_search_radius"]) == (
+        1,
+        20,
+        2,
+    )
+
+
+def test_another_lens_list_than_that_of_the_extraction_is_refused(chain, sky, spark, tmp_path, capsys):
+    other = sky.lenses.assign(ra=sky.lenses["ra"] + 0.5)
+    other.to_csv(tmp_path / "other.csv", index=False)
+    argv = [f"inputs.near_lenses={chain}/pool/near_lenses", "--output", str(tmp_path / "out")]
+    assert match_positives.main([*argv, f"inputs.lenses={tmp_path}/other.csv"]) == 2
+    error = capsys.readouterr().err
+    assert f"was extracted around the lenses of {sky.lens_csv}, not those of {tmp_path}/other.csv" in error
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(sky.lens_csv.read_bytes())  # the same lenses in another place
+    assert match_positives.main([*argv, f"inputs.lenses={copy}"]) == 0
+
+
 def oracle_sample(pool, positives, ratio):
     """N1 and N2 by sorting in pandas, from the definitions alone."""
     pool = pool.assign(key=hashing.sampling_key(pool["source_id"], 42)).sort_values("key")

@@ -1,4 +1,4 @@
-"""The catalogue jobs on a standalone cluster: the same tables, whatever dies."""
+"""The catalogue jobs on a standalone cluster: the same tables, also when a worker dies while it reads or writes."""
 
 from __future__ import annotations
 
@@ -110,6 +110,30 @@ def test_a_worker_killed_while_it_reads_changes_nothing(chain, far_sky, tmp_path
         assert cluster.workers[0].poll() is not None
         run_after_extraction(cluster, far_sky, tmp_path)
     assert contents(tmp_path) == contents(chain)
+
+
+def test_a_worker_killed_while_tables_are_written_changes_nothing(chain, far_sky, tmp_path):
+    with spark_cluster(tmp_path / "cluster") as cluster:
+        extract = [
+            f"inputs.sweeps={far_sky.sweeps}",
+            f"inputs.lenses={far_sky.lens_csv}",
+            "--output",
+            f"{tmp_path}/pool",
+        ]
+        log = tmp_path / "extract_pool.log"
+        process = cluster.submit("spark_jobs.extract_pool", extract, log, *SMALL, "spark.cores.max=2")
+        deadline = time.monotonic() + PATIENCE_S
+        while not list(
+            tmp_path.glob("_temporary-pool-*/near_lenses/_SUCCESS")
+        ):  # rejected and the pool are still to come
+            assert process.poll() is None, log.read_text(errors="replace")[-5000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        cluster.kill_worker(0)
+        assert not (tmp_path / "pool").exists()
+        assert process.wait(PATIENCE_S) == 0, log.read_text(errors="replace")[-5000:]
+    found = {name: json.loads((tmp_path / name / "_table.json").read_text())["content"] for name in TABLES[:3]}
+    assert found == {name: contents(chain)[name] for name in TABLES[:3]}
 
 
 def _kill_when_held(cluster: Cluster, faults: Faults) -> None:

@@ -8,10 +8,15 @@ import shutil
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from lensdata import tables
+from lensdata.catalogue import sweeps
+from lensdata.config.catalogue import ExtractPoolConfig
+from lensdata.sky.nearby import Neighbourhood
 from spark_jobs import extract_pool, match_positives
-from tests.sweeps import galaxies, write_sweep
+from spark_jobs.transforms.extraction import read_split
+from tests.sweeps import FORMATS, galaxies, write_sweep
 from tests.web_server import Faults, serve
 
 NAMES = ("sweep-010m010-015m005.fits", "sweep-015m010-020m005.fits")
@@ -124,6 +129,109 @@ def test_a_damaged_file_stops_the_job_or_is_set_aside_with_its_name_and_offset(
     (copied / NAMES[0]).unlink()
     assert extract(sky, copied, tmp_path / "other") == 0
     assert contents(tmp_path / "pool") == contents(tmp_path / "other")
+
+
+def rows_of_the_pass(sweep, first=0):
+    """What a task makes of a file's rows, with one lens far away; by table."""
+    lenses = {"name": np.array(["x"]), "ra": np.array([200.0]), "dec": np.array([0.0]), "grading": np.array(["A"])}
+    near = Neighbourhood(lenses["ra"], lenses["dec"], 11.0)
+    batches = read_split(sweep, first, sweep.num_rows - first, near, lenses, ExtractPoolConfig())
+    return [row for batch in batches for row in batch.to_pylist()]
+
+
+def set_aside(sweep, first=0):
+    """The row that sets a file aside."""
+    found = rows_of_the_pass(sweep, first)
+    assert not [row for row in found if row["kind"] == "sweep_splits"]
+    entry = found[-1]
+    assert (entry["kind"], entry["state"], entry["uri"]) == ("sweep_files", "set_aside", sweep.uri)
+    return entry
+
+
+@pytest.mark.parametrize(("row", "rows"), [(0, 1), (700, 1), (999, 1), (100, 800)])
+def test_zeros_where_rows_should_be_set_a_file_aside(tmp_path, row, rows):
+    path = write_sweep(tmp_path / "x.fits", galaxies(1000))
+    sweep = sweeps.open_sweep(str(path))
+    data = bytearray(path.read_bytes())
+    at = sweep.offset + row * sweep.row_bytes
+    data[at : at + rows * sweep.row_bytes] = bytes(rows * sweep.row_bytes)
+    path.write_bytes(bytes(data))
+    entry = set_aside(sweep)
+    assert entry["offset"] == at
+    assert f"row {row} has RA 0, Dec 0 and RELEASE 0" in entry["reason"]
+
+
+def test_a_source_at_the_origin_of_the_sky_is_a_source(tmp_path):
+    table = galaxies(10)
+    table["RA"][3] = table["DEC"][3] = 0.0
+    found = rows_of_the_pass(sweeps.open_sweep(str(write_sweep(tmp_path / "x.fits", table))))
+    assert sum(row["kind"] == "pool" for row in found) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "value"),
+    [
+        ("BRICKNAME", "8A", b"0100m\xff50"),
+        ("MASKBITS", "K", 1 << 40),
+        ("RELEASE", "J", 40_000),
+        ("NOBS_R", "D", np.inf),
+        ("NOBS_G", "E", 3.5),
+        ("OBJID", "J", -1),
+    ],
+)
+def test_a_value_that_no_survey_gives_sets_a_file_aside_with_its_place(tmp_path, monkeypatch, name, form, value):
+    table = galaxies(1000)
+    table[name] = table[name].astype({"8A": "S8", "K": "i8", "J": "i4", "D": "f8", "E": "f4"}[form])
+    table[name][600] = value
+    monkeypatch.setitem(FORMATS, name, form)
+    sweep = sweeps.open_sweep(str(write_sweep(tmp_path / "y.fits", table)))
+    entry = set_aside(sweep, first=500)
+    assert entry["offset"] == sweep.offset + 500 * sweep.row_bytes
+    assert "y.fits: a value after row 500 is impossible" in entry["reason"]
+
+
+def test_a_file_that_a_disk_no_longer_gives_is_set_aside_and_one_behind_a_network_is_tried_again(tmp_path, monkeypatch):
+    path = write_sweep(tmp_path / "x.fits", galaxies(100))
+    sweep = sweeps.open_sweep(str(path))
+    path.unlink()
+    assert "x.fits cannot be read" in set_aside(sweep)["reason"]
+    write_sweep(path, galaxies(100))
+    with serve(tmp_path, Faults(forbid_after=1)) as url:
+        sweep = sweeps.open_sweep(f"{url}/x.fits")
+        with pytest.raises(OSError, match="the server refuses it"):
+            rows_of_the_pass(sweep)
+
+
+def test_a_server_that_fails_at_a_header_stops_the_job_whatever_may_be_set_aside(sky, tmp_path, capsys):
+    with serve(sky.sweeps, Faults(forbid_after=2)) as url:  # two ranges tell whether the inputs changed
+        (tmp_path / "list.txt").write_text("".join(f"{url}/{name}\n" for name in NAMES))
+        assert extract(sky, tmp_path / "list.txt", tmp_path / "pool", "max_bad_files=2") == 1
+    error = capsys.readouterr().err
+    assert "cannot be read: " in error
+    assert "the server refuses it (status 403)" in error
+    assert "Traceback" not in error
+
+
+def test_a_file_that_a_test_run_reads_in_part_is_not_called_read(sky, spark, tmp_path):
+    more = ("execution.rows_per_split=1000", "--test-limit", "5")
+    assert extract(sky, sky.sweeps, tmp_path / "pool", *more) == 0
+    files = tables.read_table(str(tmp_path / "pool" / "sweep_files"), tables.SWEEP_FILES).to_pylist()
+    assert [(row["file"], row["state"]) for row in files] == [(NAMES[0], "read"), (NAMES[1], "partly_read")]
+    found = report(tmp_path / "pool")
+    assert (found["rows_read"], found["files"], found["files_partly_read"]) == (5000, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["image.fits", "cut.csv.gz", "zeros.csv.gz", "empty.cat"])
+def test_a_lens_table_that_cannot_be_read_is_refused_by_name(sky, tmp_path, capsys, name):
+    packed = gzip.compress(b"ra,dec\n" + b"".join(b"%d,%d\n" % (row * row, row) for row in range(5000)))
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros((3, 3)))]).writeto(tmp_path / "image.fits")
+    (tmp_path / "cut.csv.gz").write_bytes(packed[: len(packed) // 2])
+    (tmp_path / "zeros.csv.gz").write_bytes(packed[:500] + bytes(500) + packed[1000:])
+    (tmp_path / "empty.cat").write_bytes(b"")
+    assert extract(type(sky)(lens_csv=tmp_path / name), sky.sweeps, tmp_path / "pool") == 2
+    error = capsys.readouterr().err
+    assert f"{name} cannot be read" in error
+    assert "Traceback" not in error
 
 
 def test_more_bad_files_than_allowed_are_refused_and_one_is_named(sky, copied, tmp_path, capsys):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from lensdata import storage, tables
@@ -60,7 +62,6 @@ def forged(tiny, fetched, tmp_path):
 
 def _replace(folder, ledger, place, change, source):
     """Write the stamp of ``source``, changed, at ``place``: in the part, and its hash in the ledger."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from lensdata.shards.layout import IMAGE_COLUMN, layout_of, to_arrow, to_numpy
@@ -149,10 +150,12 @@ def test_groups_kept_together_pass_their_own_check_and_fail_the_other(chain, spa
     assert report["groups_in_two_splits"] == report["lenses_in_those_groups"] == 0
     assert report["groups_of_several"] > 50
     assert (sample.groupby("group_id")[["split", "fold"]].nunique() == 1).all(axis=None)
-    assert validate_catalogue.main([f"inputs.sample={tmp_path}/s", "--output", str(tmp_path / "w")]) == 1
+    argv = [f"inputs.sample={tmp_path}/s", "--output", str(tmp_path / "v")]
+    assert validate_catalogue.main([*argv, "group_radius_arcsec=300"]) == 1
     assert "no pixel in two splits" in capsys.readouterr().err
-    argv = [f"inputs.sample={tmp_path}/s", "--output", str(tmp_path / "v"), "groups=keep_together"]
-    assert validate_catalogue.main(argv) == 0
+    assert validate_catalogue.main([*argv, "groups=keep_together"]) == 1  # groups of another radius are other groups
+    assert "group_id is that of the positions" in capsys.readouterr().err
+    assert validate_catalogue.main([*argv, "groups=keep_together", "group_radius_arcsec=300"]) == 0
 
 
 def test_by_default_groups_are_counted_and_nobody_moves(chain):
@@ -183,3 +186,50 @@ def test_a_folder_without_a_ledger_is_refused_as_cutouts(chain, spark, tmp_path,
     assert validate_catalogue.main(argv) == 2
     assert f"{chain}/pool/ledger does not exist" in capsys.readouterr().err
     assert not (tmp_path / "v").exists()
+
+
+def test_cutouts_of_another_sample_are_refused(tiny, chain, fetched, tmp_path, capsys):
+    argv = [f"inputs.sample={chain}/sample", f"inputs.cutouts={fetched}", "--output", str(tmp_path / "v")]
+    assert validate_catalogue.main(argv) == 2
+    assert f"No stored stamp of {fetched} belongs to {chain}/sample" in capsys.readouterr().err
+
+
+def test_stamps_without_their_part_are_counted_and_refused(tiny, fetched, tmp_path, capsys):
+    shutil.copytree(fetched, tmp_path / "cutouts", copy_function=os.link)
+    part = sorted((tmp_path / "cutouts" / "parts" / "dataset").glob("*.parquet"))[0]
+    lost = (ledger_of(fetched)["part"] == part.name).sum()
+    part.unlink()
+    assert validate(tiny, tmp_path / "cutouts", tmp_path / "v") == 2
+    assert f"{lost} stamps of the ledger are not in {tmp_path}/cutouts/parts/" in capsys.readouterr().err
+
+
+def test_a_repeated_source_is_found_by_the_check_and_the_page_is_written(tiny, fetched, tmp_path, capsys):
+    sample = tables.read_table(str(tiny.folder / "sample"), tables.SAMPLE)
+    twice = pa.concat_tables([sample, sample.slice(0, 2)])
+    tables.write_table(twice, str(tmp_path / "s"), replace(tables.SAMPLE, key=None))
+    argv = [f"inputs.sample={tmp_path}/s", f"inputs.cutouts={fetched}", "--output", str(tmp_path / "v")]
+    assert validate_catalogue.main([*argv, "gate.resamples=100"]) == 1
+    assert "every source_id once (2 repeated)" in capsys.readouterr().err
+    assert "2 repeated" in (tmp_path / "v-failed" / "validation.html").read_text()
+
+
+def test_manifests_are_those_of_a_build_or_one_of_them(tiny, built, tmp_path, capsys):
+    argv = [f"inputs.sample={tiny.folder}/sample", "gate.resamples=100"]
+    for uri, names in ((built, 2), (built / "parity_70_30", 1)):
+        out = tmp_path / uri.name
+        assert validate_catalogue.main([*argv, f"inputs.manifests={uri}", "--output", str(out)]) == 0
+        checked = [check["name"] for check in numbers(out)["checks"] if check["name"].endswith("of the sample")]
+        assert len(checked) == names
+        assert "parity_70_30: split and label of the sample" in checked
+    wrong = [*argv, f"inputs.manifests={tiny.folder}/pool", "--output", str(tmp_path / "wrong")]
+    assert validate_catalogue.main(wrong) == 2
+    assert f"inputs.manifests={tiny.folder}/pool is not a manifest and has none inside" in capsys.readouterr().err
+
+
+def test_a_folder_of_somebody_else_is_not_taken_for_the_pages_of_a_failure(chain, spark, tmp_path, capsys):
+    mine = tmp_path / "v-failed" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert validate_catalogue.main([f"inputs.sample={chain}/sample", "--output", str(tmp_path / "v")]) == 2
+    assert f"{tmp_path}/v-failed" in capsys.readouterr().err
+    assert mine.read_text() == "mine"

@@ -9,7 +9,7 @@ import pytest
 
 from lensdata import tables
 from spark_jobs import verify_sweeps
-from tests.web_server import serve
+from tests.web_server import Faults, serve
 
 NAMES = ("sweep-010m010-015m005.fits", "sweep-015m010-020m005.fits")
 
@@ -38,6 +38,22 @@ def test_whole_files_pass_and_what_is_not_here_is_counted(held, spark, tmp_path)
         (tmp_path / "web.txt").write_text(f"{url}/{NAMES[0]}\n{held}/{NAMES[1]}\n")
         assert verify(tmp_path / "web.txt", tmp_path) == 0
     assert states(tmp_path / "v") == {NAMES[0]: "same", NAMES[1]: "same", "sweep-020m010-025m005.fits": "absent"}
+
+
+def test_a_file_whose_server_gives_up_is_unreadable_and_the_others_are_judged(held, spark, tmp_path, capsys):
+    faults = Faults(forbid_after=3)  # two ranges tell whether the inputs changed, a third is the first file's
+    with serve(held, faults) as url:
+        (tmp_path / "web.txt").write_text("".join(f"{url}/{name}\n" for name in NAMES))
+        assert verify(tmp_path / "web.txt", tmp_path) == 1
+    assert "1 of 2 files fail" in capsys.readouterr().err
+    rows = tables.read_table(str(tmp_path / "v-failed"), tables.SWEEP_CHECKSUMS).to_pylist()
+    assert sorted(row["state"] for row in rows) == ["absent", "same", "unreadable"]
+    assert "the server refuses it" in next(row["reason"] for row in rows if row["state"] == "unreadable")
+
+
+def test_files_that_a_test_run_does_not_visit_are_not_called_absent(held, spark, tmp_path):
+    assert verify(held, tmp_path, "--test-limit", "1") == 0
+    assert states(tmp_path / "v") == {NAMES[0]: "same", "sweep-020m010-025m005.fits": "absent"}
 
 
 def test_one_changed_byte_and_an_unknown_file_fail_by_name(held, spark, tmp_path, capsys):

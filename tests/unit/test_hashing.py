@@ -42,3 +42,15 @@ def test_stamps_of_other_kinds_have_negative_keys_of_their_own():
     assert (control < 0).all()
     assert (injection < 0).all()
     assert len(np.unique(np.concatenate([control, injection]))) == 20_000
+
+
+@pytest.mark.parametrize("purpose", ["gate", "subsample", "shards", "examples"])
+def test_a_second_choice_among_the_sampled_does_not_follow_the_size_of_their_pools(purpose):
+    """Equal samples of a large and a small pool are equally mixed in any tenth of the second order."""
+    large, small = np.arange(600_000), np.arange(1_000_000, 1_030_000)
+    sampled = np.concatenate([ids[np.argsort(hashing.sampling_key(ids, 42))[:20_000]] for ids in (large, small)])
+    order = np.argsort(hashing.second_key(sampled, 42, purpose))
+    shares = (sampled[order] < 600_000).reshape(10, -1).mean(axis=1)
+    assert np.abs(shares - 0.5).max() < 0.04  # five standard deviations of 4,000 fair coins
+    again = sampled[np.argsort(hashing.sampling_key(sampled, 42))]
+    assert (again[:4000] < 600_000).mean() > 0.9, "the sampling key itself would follow them"

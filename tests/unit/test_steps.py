@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pyarrow as pa
 import pytest
 
@@ -146,7 +148,8 @@ def test_a_folder_with_other_files_is_not_written_into(tmp_path, numbers, capsys
 
 def test_an_input_table_is_known_by_its_rows_not_by_its_files(tmp_path):
     rows = {"stratum": ["a", "b"], "pool": ["N1", "N1"], "confuser": [None, None]}
-    table = pa.table(rows | {name: [1, 2] for name in tables.QUOTAS.names[3:]}, schema=tables.QUOTAS.schema)
+    numbers_of = {field.name: [1, 2] for field in tables.QUOTAS.schema if field.type == pa.int64()}
+    table = pa.table(rows | {"filled_from": [None, None]} | numbers_of, schema=tables.QUOTAS.schema)
     tables.write_table(table, str(tmp_path / "one"), tables.QUOTAS)
     tables.write_table(table.take([1, 0]), str(tmp_path / "two"), tables.QUOTAS)
     assert steps.input_identity(str(tmp_path / "one")) == steps.input_identity(str(tmp_path / "two"))
@@ -190,3 +193,33 @@ def test_a_corrected_configuration_is_not_held_against_a_refused_start(tmp_path,
 
     assert run(PART, refuses, numbers, tmp_path / "o", "factor=3") == 2
     assert run(PART, Body(), numbers, tmp_path / "o", "factor=4") == 0
+
+
+@pytest.mark.parametrize("output", ["{input}", "{input}/below", "{input}/.."])
+def test_an_output_over_or_inside_an_input_is_refused_also_by_force(tmp_path, numbers, capsys, output):
+    source = tmp_path / "in" / "deep"
+    source.mkdir(parents=True)
+    (source / "keep.txt").write_text("hours of work")
+    argv = [f"inputs.numbers={source}", "--output", output.format(input=source), "--force"]
+    assert steps.run_job(TABLE, Body(), argv) == 2
+    assert "lie one in the other" in capsys.readouterr().err
+    assert (source / "keep.txt").exists()
+
+
+def test_a_spark_job_refuses_a_path_that_spark_takes_for_a_pattern(tmp_path, numbers, capsys):
+    job = dataclasses.replace(TABLE, engine="spark")
+    assert steps.run_job(job, Body(), [f"inputs.numbers={numbers}", "--output", str(tmp_path / "p[1]")]) == 2
+    assert "takes the characters" in capsys.readouterr().err
+
+
+def test_a_second_run_of_an_output_does_not_disturb_the_first(tmp_path, numbers, capsys):
+    output = tmp_path / "o"
+
+    class Slow(Body):
+        def __call__(self, job_run):
+            assert steps.run_job(TABLE, Body(), [f"inputs.numbers={numbers}", "--output", str(output)]) == 2
+            return super().__call__(job_run)
+
+    assert steps.run_job(TABLE, Slow(), [f"inputs.numbers={numbers}", "--output", str(output)]) == 0
+    assert "is being written by process" in capsys.readouterr().err
+    assert not list(output.rglob("_running.json"))

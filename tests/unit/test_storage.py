@@ -27,6 +27,13 @@ def test_bytes_come_back_and_are_listed(base):
     assert storage.version(name)["size"] == 3
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, 3), (2, 9), (3, 9), (7, 9), (2, 2), (2, 1)])
+def test_a_range_ends_with_the_file_and_behind_it_is_nothing(base, start, stop):
+    name = storage.join(base, "b.bin")
+    storage.write_bytes(name, b"123")
+    assert storage.read_range(name, start, stop) == b"123"[start:stop]
+
+
 def test_pyarrow_reads_what_fsspec_wrote(base):
     name = storage.join(base, "x.bin")
     storage.write_bytes(name, b"pixels")

@@ -48,6 +48,27 @@ def test_nan_flux_has_no_magnitude(tmp_path):
     assert dropped["flux_z_not_positive"] == 4
 
 
+def test_infinite_flux_has_no_magnitude(tmp_path):
+    block = block_of(tmp_path, galaxies(4, FLUX_Z=np.inf))
+    assert apply_cuts(block, Cuts())[1]["flux_z_not_positive"] == 4
+
+
+@pytest.mark.parametrize("transmission", [0.0, -0.5, np.nan, 1e-45])
+def test_dereddening_by_no_transmission_makes_nothing_bright(tmp_path, transmission):
+    block = block_of(tmp_path, galaxies(4, FLUX_Z=np.float32(1e30), MW_TRANSMISSION_Z=transmission))
+    expected = 0 if transmission == 1e-45 else 4  # a float64 holds that quotient
+    assert apply_cuts(block, Cuts(dereddened=True))[1]["mag_z"] == expected
+
+
+def test_mask_bits_of_other_types_are_compared_all_the_same(tmp_path):
+    dtype = [(name, "S3" if name == "TYPE" else "f8") for name in sweeps.REQUIRED]
+    block = np.zeros(2, dtype)
+    for name, values in galaxies(2).items():
+        block[name] = values if name != "BRICKNAME" else 0
+    block["MASKBITS"] = [0, 1 << 12]
+    assert apply_cuts(block, Cuts())[0].tolist() == [0]
+
+
 @pytest.mark.parametrize("bit", range(17))
 def test_the_rejected_mask_bits_are_those_of_the_specification(tmp_path, bit):
     kept, _ = apply_cuts(block_of(tmp_path, galaxies(2, MASKBITS=1 << bit)), Cuts())

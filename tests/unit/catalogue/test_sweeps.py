@@ -86,6 +86,90 @@ def test_what_is_no_fits_file_is_refused(tmp_path, content):
         sweeps.open_sweep(str(path))
 
 
+def card(key, value):
+    return f"{key:8}= {value:>20}".encode()
+
+
+def changed(path, *pairs):
+    """Header cards replaced by others of the same length."""
+    data = path.read_bytes()
+    for old, new in pairs:
+        assert len(old) == len(new)
+        assert data.count(old) >= 1
+        data = data.replace(old, new)
+    path.write_bytes(data)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"TTYPE5  =", b"XTYPE5  ="),
+        (b"TFORM5  =", b"XFORM5  ="),
+        (card("TFIELDS", len(sweeps.REQUIRED)), card("TFIELDS", 900)),
+        (card("TFIELDS", len(sweeps.REQUIRED)), card("TFIELDS", "'many'")),
+        (b"NAXIS1  = ", b"NAXIS1  @ "),
+        (b"NAXIS1  =   ", b"NAXIS1  = 1 2"[:12]),
+        (card("NAXIS2", 30), card("NAXIS2", "'ten'")),
+        (card("NAXIS2", 30), card("NAXIS2", "ten")),
+        (card("NAXIS2", 30), card("NAXIS2", -5)),
+        (card("NAXIS2", 30), card("NAXIS2", 10.5)),
+        (card("NAXIS2", 30), card("NAXIS2", "T")),
+        (b"TTYPE5  =", b"TTYP\xe95  ="),
+        (b"XTENSION=", b"YTENSION="),
+        (b"'BINTABLE'", b"'IMAGE   '"),
+        (b"'FLUX_Z  '", b"'FLUX_R  '"),
+        (b"END" + b" " * 77, b"DNE" + b" " * 77),
+    ],
+)
+def test_a_damaged_header_is_refused_in_a_sentence(tmp_path, old, new):
+    path = changed(write_sweep(tmp_path / "x.fits", galaxies(30)), (old, new))
+    with pytest.raises(InputError, match=r"x\.fits") as caught:
+        sweeps.open_sweep(path)
+    assert str(sweeps.open_sweeps([path])[1][path]) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "values"),
+    [
+        ("FLUX_G", "2E", np.ones((30, 2))),
+        ("FLUX_Z", "5A", np.full(30, "1.0")),
+        ("TYPE", "E", np.ones(30)),
+        ("RA", "L", np.ones(30, bool)),
+    ],
+)
+def test_a_column_of_another_kind_is_refused_by_name(tmp_path, name, form, values):
+    with fits.open(write_sweep(tmp_path / "x.fits", galaxies(30))) as hdus:
+        columns = [column for column in hdus[1].columns if column.name != name]
+        fits.BinTableHDU.from_columns([*columns, fits.Column(name, form, array=values)]).writeto(tmp_path / "y.fits")
+    with pytest.raises(InputError, match=rf"column {name} has format '{form}', expected"):
+        sweeps.open_sweep(str(tmp_path / "y.fits"))
+
+
+def test_a_column_is_renamed_though_the_file_has_one_of_that_name(tmp_path):
+    table = galaxies(30)
+    path = changed(
+        write_sweep(tmp_path / "x.fits", table), (b"'EBV     '", b"'RA2     '"), (b"'SERSIC  '", b"'EBV     '")
+    )
+    with pytest.raises(InputError, match="SERSIC is missing"):
+        sweeps.open_sweep(path)
+    columns = {"EBV": "ra2", "SERSIC": "SHAPE_R", "SHAPE_R": "EBV"}
+    block = next(sweeps.read_blocks(sweeps.open_sweep(path, columns=columns)))
+    assert np.array_equal(block["EBV"], table["EBV"])
+    assert np.array_equal(block["SERSIC"], table["SHAPE_R"])
+    block = next(sweeps.read_blocks(sweeps.open_sweep(path, columns={"FLUX_Z": "PSFDEPTH_Z"}, required=["FLUX_Z"])))
+    assert np.array_equal(block["FLUX_Z"], table["PSFDEPTH_Z"])
+
+
+def test_a_server_that_fails_says_nothing_about_the_file(tmp_path):
+    path = write_sweep(tmp_path / "x.fits", galaxies(30))
+    with serve(tmp_path, Faults(forbid_after=0)) as url:
+        with pytest.raises(OSError, match=r"x\.fits cannot be read: .* refuses it"):
+            sweeps.open_sweeps([f"{url}/{path.name}"])
+        _, errors = sweeps.open_sweeps([f"{url}/absent.fits"])
+    assert "does not exist" in str(errors[f"{url}/absent.fits"])
+
+
 def test_declinations_are_read_from_the_file_name():
     assert sweeps.declination_range("sweep-355m085-000m080.fits") == (-85.0, -80.0)
     assert sweeps.declination_range(str(Path("a") / "other.fits")) is None
@@ -127,6 +211,25 @@ def test_a_file_on_s3_reads_by_ranges_like_one_on_disk(many, bucket):
     assert np.array_equal(object_numbers(f"{bucket}/sweeps/{many.name}", 150, 700), np.arange(150, 850))
 
 
+def test_a_small_compressed_file_on_s3_reads_like_one_on_disk(tmp_path, bucket):
+    packed = gzip.compress(write_sweep(tmp_path / "x.fits", galaxies(30)).read_bytes())
+    storage.write_bytes(f"{bucket}/packed/x.fits.gz", packed)
+    assert np.array_equal(object_numbers(f"{bucket}/packed/x.fits.gz"), np.arange(30))
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_file_on_a_web_server_that_is_replaced_while_it_is_read_is_corrupt(many, ending):
+    path = many.with_name(many.name + ending)
+    pack = gzip.compress if ending else bytes
+    path.write_bytes(pack(many.read_bytes()))
+    with serve(many.parent) as url:
+        sweep = sweeps.open_sweep(f"{url}/{path.name}")
+        write_sweep(many, galaxies(2345, seed=2))
+        path.write_bytes(pack(many.read_bytes()))
+        with pytest.raises(sweeps.CorruptSweep, match="it changed while it was read in row 0 of 1234"):
+            list(sweeps.read_blocks(sweep))
+
+
 def test_a_file_that_shrinks_after_its_header_was_read_is_corrupt_at_a_row(many):
     sweep = sweeps.open_sweep(str(many))
     many.write_bytes(many.read_bytes()[: sweep.offset + 777 * sweep.row_bytes + 5])
@@ -152,8 +255,11 @@ def test_a_damaged_compressed_file_is_corrupt(many, damage):
 
 def test_files_are_listed_once_from_folders_and_lists(many, tmp_path):
     assert sweeps.list_sweeps(str(tmp_path)) == [str(many)]
-    (tmp_path / "sweeps.txt").write_text(f"{many.name}\nother.sha256sum\n")
+    (tmp_path / "sweeps.txt").write_text(f"{many.name}\n")
     assert sweeps.list_sweeps(str(tmp_path / "sweeps.txt")) == [str(many)]
+    (tmp_path / "other.txt").write_text(f"{many.name}\nother.sha256sum\n")
+    with pytest.raises(InputError, match=r"other\.txt names .*other\.sha256sum, expected \.fits"):
+        sweeps.list_sweeps(str(tmp_path / "other.txt"))
     many.with_name(many.name + ".gz").write_bytes(b"")
     with pytest.raises(InputError, match="holds one file twice"):
         sweeps.list_sweeps(str(tmp_path))
