@@ -33,7 +33,7 @@ from lensdata import storage
 
 DEFAULT_ROWS = 3_000_000
 GROWTH = (1_000_000, 3_000_000, 9_000_000, 27_000_000)
-FEW, MANY, RADIUS_ARCSEC = 5_000, 1_000_000, 1.0
+FEW, MANY, RADIUS_ARCSEC = 5_000, 5_000_000, 1.0
 THREADS, DRIVER_MEMORY = 2, "2g"
 SUBMIT = {
     "PYSPARK_SUBMIT_ARGS": f"--master local[{THREADS}] --driver-memory {DRIVER_MEMORY} pyspark-shell",

@@ -63,8 +63,9 @@ def extract_pool(run: JobRun) -> Outcome:
     # A task reads one range of a large file, or the ranges of many small ones: a task of its own costs more than they do.
     rows = sum(num_rows for _, _, num_rows in ranges)
     tasks = max(spark.sparkContext.defaultParallelism, -(-rows // run.config.execution.rows_per_split))
-    planned = spark.sparkContext.parallelize(ranges, min(tasks, len(ranges)))
-    splits = spark.createDataFrame(planned, "uri string, first_row long, num_rows long")
+    # From one partition they are dealt out evenly; a DataFrame of a list needs no Python on the executors to be read.
+    splits = spark.createDataFrame(ranges, "uri string, first_row long, num_rows long").coalesce(1)
+    splits = splits.repartition(min(tasks, len(ranges)))
     stage = run.path("_stage")
     # Read once, write once: the tables of this pass are then taken apart without opening a sweep again.
     read_splits(splits, sweeps, lenses, run.config, schema).write.partitionBy("kind").parquet(stage)
