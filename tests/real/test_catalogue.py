@@ -91,6 +91,7 @@ def test_every_lens_has_the_split_of_an_independent_computation(spark, tmp_path)
     assert assign_splits.main([f"inputs.positives={tmp_path}/all", "--output", str(tmp_path / "splits")]) == 0
     sample = tables.read_table(str(tmp_path / "splits"), tables.SAMPLE).to_pandas()
     assert len(sample) == 5104
+    assert sample["split"].value_counts().to_dict() == {"train": 3635, "val": 702, "test": 767}
     theta, phi = np.radians(90 - sample["dec"]), np.radians(sample["ra"])
     for pixel, split in zip(healpy.ang2pix(128, theta, phi, nest=True), sample["split"], strict=True):
         value = int(hashlib.sha256(f"{pixel}_42".encode()).hexdigest()[:8], 16) / 2**32
