@@ -170,6 +170,8 @@ def _write_tables(
     if sum(reasons.values()) != rows_read:
         raise RuntimeError(f"rows per reason add up to {sum(reasons.values())}, the files hold {rows_read}")
     tables.write_table(files, run.path("sweep_files"), tables.SWEEP_FILES)
+    # the same files elsewhere are the same content: addresses and sentences with them do not count
+    tables.finish_table(run.path("sweep_files"), tables.SWEEP_FILES, identity=["file", "state", "rows", "offset"])
     datasets.write(of("sweep_splits").coalesce(1), run.path("sweep_splits"), tables.SWEEP_SPLITS)
     near, _ = datasets.write(keep_first(of("near_lenses")), run.path("near_lenses"), tables.NEAR_LENSES)
     rejected, _ = datasets.write(keep_first(of("rejected")), run.path("rejected"), tables.REJECTED)
