@@ -484,7 +484,9 @@ class FileFacts:
     content: int
 
 
-def write_part(uri: str, spec: TableSpec, batches: Iterable[pa.RecordBatch]) -> FileFacts:
+def write_part(
+    uri: str, spec: TableSpec, batches: Iterable[pa.RecordBatch], identity: list[str] | None = None
+) -> FileFacts:
     """Write one Parquet file of a table; it is in its place when it is whole, or not at all.
 
     Units and meanings of the columns travel in the metadata of the file's Arrow schema; columns that are not the table's
@@ -496,7 +498,7 @@ def write_part(uri: str, spec: TableSpec, batches: Iterable[pa.RecordBatch]) -> 
         with pq.ParquetWriter(path, schema, compression="zstd", compression_level=1) as writer:
             for table in _row_groups(batches, spec.names):
                 group = table.cast(schema)
-                rows, share = content_hash([group])
+                rows, share = content_hash([group if identity is None else group.select(identity)])
                 total, content = total + rows, content + int(share, 16)
                 writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
         digest = storage.sha256(str(path))
@@ -604,11 +606,19 @@ def require_kind(folder: str, spec: TableSpec) -> None:
 
 
 def write_table(
-    table: pa.Table, folder: str, spec: TableSpec, *, report: dict[str, Any] | None = None
+    table: pa.Table,
+    folder: str,
+    spec: TableSpec,
+    *,
+    report: dict[str, Any] | None = None,
+    identity: list[str] | None = None,
 ) -> tuple[int, str]:
-    """Write a small table as one file and finish its folder; returns rows and content hash."""
+    """Write a small table as one file and finish its folder; returns rows and content hash.
+
+    ``identity``: the columns that make the content; all by default.
+    """
     table = validate(table, spec, folder)
-    part = write_part(storage.join(folder, "dataset", "part-00000.parquet"), spec, table.to_batches())
+    part = write_part(storage.join(folder, "dataset", "part-00000.parquet"), spec, table.to_batches(), identity)
     return mark_finished(folder, spec, [part], report)
 
 

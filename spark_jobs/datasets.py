@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -152,10 +152,3 @@ def finish(
 def map_partitions(frame: DataFrame, function: Any, schema: pa.Schema) -> DataFrame:
     """``mapInArrow`` with an Arrow schema."""
     return frame.mapInArrow(function, spark_schema(schema))
-
-
-def one_batch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The whole partition as one table; nothing for an empty partition."""
-    collected = [batch for batch in batches if batch.num_rows]
-    if collected:
-        yield pa.Table.from_batches(collected)

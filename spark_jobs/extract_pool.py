@@ -59,6 +59,7 @@ def extract_pool(run: JobRun) -> Outcome:
     cut_off = {uri for uri, _, _ in planned_ranges[len(ranges) :]}
     progress(0, len(ranges), "row ranges")
     spark = build_session(JOB.name, run.config.execution.shuffle_partitions)
+    datasets.require_filesystem(spark, run.output)
     schema = datasets.spark_schema(PASS_SCHEMA)
     # A task reads one range of a large file, or the ranges of many small ones: a task of its own costs more than they do.
     rows = sum(num_rows for _, _, num_rows in ranges)
@@ -169,9 +170,9 @@ def _write_tables(
     reasons: dict[str, int] = {row["reason"]: int(row["rows"]) for row in counted}
     if sum(reasons.values()) != rows_read:
         raise RuntimeError(f"rows per reason add up to {sum(reasons.values())}, the files hold {rows_read}")
-    tables.write_table(files, run.path("sweep_files"), tables.SWEEP_FILES)
-    # the same files elsewhere are the same content: addresses and sentences with them do not count
-    tables.finish_table(run.path("sweep_files"), tables.SWEEP_FILES, identity=["file", "state", "rows", "offset"])
+    # The same files elsewhere are the same content: addresses and sentences with them do not count.
+    told_apart_by = ["file", "state", "rows", "offset"]
+    tables.write_table(files, run.path("sweep_files"), tables.SWEEP_FILES, identity=told_apart_by)
     datasets.write(of("sweep_splits").coalesce(1), run.path("sweep_splits"), tables.SWEEP_SPLITS)
     near, _ = datasets.write(keep_first(of("near_lenses")), run.path("near_lenses"), tables.NEAR_LENSES)
     rejected, _ = datasets.write(keep_first(of("rejected")), run.path("rejected"), tables.REJECTED)

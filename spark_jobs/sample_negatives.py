@@ -49,8 +49,8 @@ def sample_negatives(run: JobRun) -> Outcome:
         pool = datasets.read(spark, folder, tables.POOL)
         mergers = mergers_by_table(pool, run.inputs["morphology"], config.morphology, config.execution.crossmatch)
     stage = run.path("_stage")
-    # The narrow rows are read several times below; on disk they cost no memory, and a reading skips what it does not need.
     marked = mergers.ids.toPandas()["source_id"].to_numpy() if mergers else None
+    # The narrow rows are read several times below; on disk they cost no memory, and a reading skips what it does not need.
     flag_confusers(spark, folder, config.confusers, config.seed, marked).write.parquet(stage)
     flagged = spark.read.schema(datasets.spark_schema(FLAGGED)).parquet(stage)
     wanted = quotas(positives, config.ratio, config.n1_percent)

@@ -13,8 +13,9 @@ from astropy.io import fits
 from lensdata import tables
 from lensdata.catalogue import sweeps
 from lensdata.config.catalogue import ExtractPoolConfig
+from lensdata.errors import InputError
 from lensdata.sky.nearby import Neighbourhood
-from spark_jobs import extract_pool, match_positives
+from spark_jobs import datasets, extract_pool, match_positives
 from spark_jobs.transforms.extraction import read_split
 from tests.sweeps import FORMATS, galaxies, write_sweep
 from tests.web_server import Faults, serve
@@ -248,3 +249,9 @@ def test_files_that_all_lie_outside_are_refused_with_the_reason(sky, tmp_path, c
     write_sweep(tmp_path / "sweeps" / "sweep-010p040-015p045.fits", galaxies(5))
     assert extract(sky, tmp_path / "sweeps", tmp_path / "pool") == 2
     assert "1 lie outside the footprint" in capsys.readouterr().err
+
+
+def test_an_output_that_this_spark_cannot_write_is_refused_before_a_row_is_read(sky, spark):
+    with pytest.raises(InputError, match=r"has no file system for s3://"):
+        datasets.require_filesystem(spark, "s3://bucket/run/pool")
+    datasets.require_filesystem(spark, str(sky.folder))
