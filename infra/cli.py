@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from infra import pipeline as pipelines
+from infra import shards_cli
 from infra.screen import Screen
 from lensdata import __version__, storage
 from lensdata.config.base import load_config
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--output", default="runs/verify_sweeps", help="folder or s3:// URI of the result")
     verify.add_argument("--force", action="store_true", help="hash again what was hashed")
     verify.set_defaults(function=_verify_sweeps)
+    shards_cli.add_parsers(commands)
     return parser
 
 

@@ -23,7 +23,7 @@ _ALL = (
     Job("assign_splits", "spark_jobs.assign_splits", "spark", catalogue.AssignSplitsConfig,
         "Give every object its split by HEALPix hash (R-S6).", ("positives",), ("negatives",)),
     Job("fetch_cutouts", "spark_jobs.fetch_cutouts", "spark", cutouts.FetchCutoutsConfig,
-        "Fetch a stamp for every object of the sample (R-C1 to R-C4).", ("sample",), kind="part"),
+        "Fetch a stamp for every object of the sample (R-C1 to R-C4).", ("sample",), ("reuse",), kind="part", retries=True),
     Job("build_manifests", "spark_jobs.build_manifests", "spark", cutouts.BuildManifestsConfig,
         "Pack stamps into shards in random order and write the manifests (R-S7, R-C3).", ("sample", "cutouts")),
     Job("subsample_manifest", "lensdata.shards.subsample", "python", cutouts.SubsampleManifestConfig,

@@ -46,6 +46,8 @@ class Job:
         restart goes on with what is missing.
     file_lists
         Inputs that may be a ``.txt`` file with a path or address per line; their identity is that of the files.
+    retries
+        Takes ``--retry``: go on with a finished output, to ask again for what failed.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Job:
     optional: tuple[str, ...] = ()
     kind: Literal["table", "part"] = "table"
     file_lists: tuple[str, ...] = ()
+    retries: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Request:
     force: bool = False
     test_limit: int | None = None
     argv: tuple[str, ...] = ()
+    retry: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def parse(job: Job, argv: Sequence[str]) -> Request:
     parser.add_argument("--config", help="YAML file; defaults where left out")
     parser.add_argument("--output", required=True, help="folder or s3:// URI to write")
     parser.add_argument("--force", action="store_true", help="replace a finished output")
+    if job.retries:
+        parser.add_argument("--retry", action="store_true", help="ask again for what failed in a finished output")
     parser.add_argument("--test-limit", type=int, help="work on the first N units only")
     parser.add_argument("settings", nargs="*", metavar="inputs.NAME=URI | key=value")
     keys = [name for name, known in job.config.model_fields.items() if known.annotation in (int, float, str)]
@@ -138,7 +144,16 @@ def parse(job: Job, argv: Sequence[str]) -> Request:
         raise InputError(f"--test-limit must be at least 1, found {args.test_limit}.")
     config = load_config(job.config, args.config, overrides)
     _check_places(job, inputs, _absolute(args.output))
-    return Request(job, config, inputs, _absolute(args.output), args.force, args.test_limit, tuple(argv))
+    return Request(
+        job,
+        config,
+        inputs,
+        _absolute(args.output),
+        args.force,
+        args.test_limit,
+        tuple(argv),
+        job.retries and args.retry,
+    )
 
 
 def _check_places(job: Job, inputs: dict[str, str], output: str) -> None:
@@ -243,7 +258,7 @@ def state(request: Request, wanted: dict[str, Any] | None = None) -> State:
             f"Output {request.output} was made with {_difference(found, wanted, request)}; "
             "choose another --output, or use --force to replace it."
         )
-    return "done" if finished else "resume"
+    return "done" if finished and not request.retry else "resume"
 
 
 def changed_inputs(request: Request) -> list[str] | None:
@@ -300,20 +315,24 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def run_job(job: Job, body: Callable[[JobRun], Outcome], argv: Sequence[str]) -> int:
     """Run a step from its command line; returns the exit code (0 done, 2 bad input, 1 failed)."""
+    return exit_code(job.name, lambda: _run(parse(job, argv), body))
+
+
+def exit_code(name: str, action: Callable[[], int]) -> int:
+    """What a program returns: the result of ``action``, or the code of its error, which becomes one sentence."""
     setup_logging()
     try:
-        request = parse(job, argv)
-        return _run(request, body)
+        return action()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT
     except JobFailed as error:
-        print(f"error: {job.name} failed: {error}", file=sys.stderr)
+        print(f"error: {name} failed: {error}", file=sys.stderr)
         return EXIT_FAILED
     except Exception as error:  # the one place that turns a crash into an exit code
         message = " ".join(str(error).split())[:400]
-        log.exception("step=%s failed", job.name)
-        print(f"error: {job.name} failed: {type(error).__name__}: {message}", file=sys.stderr)
+        log.exception("step=%s failed", name)
+        print(f"error: {name} failed: {type(error).__name__}: {message}", file=sys.stderr)
         return EXIT_FAILED
 
 
@@ -342,6 +361,8 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
     if job.kind == "table":
         storage.write_json(storage.join(work, RUNNING), {"host": platform.node(), "process": os.getpid()})
     if job.kind == "part":
+        for mark in ("_SUCCESS", "_table.json") if request.retry else ():
+            storage.remove(storage.join(work, mark))
         storage.write_json(storage.join(work, "_started.json"), {"step": job.name, "identity": wanted})
         storage.write_json(storage.join(work, "_config.json"), request.config.model_dump(mode="json"))
     log.info("step=%s output=%s state=%s", job.name, request.output, now)
@@ -403,7 +424,7 @@ def _withdraw(job: Job, run: JobRun, aside: str | None, error: Exception) -> Non
     if isinstance(error, JobFailed) or run.resumed:
         return
     names = {name.rsplit("/", 1)[-1] for name in storage.list_files(run.output)}
-    if names <= {"_started.json", "_config.json"}:
+    if names <= {"_started.json", "_config.json", "_plan.json"}:
         storage.remove(run.output)
         if aside is not None:
             os.rename(aside, run.output)

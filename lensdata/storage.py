@@ -11,29 +11,41 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import posixpath
+import random
 import re
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urlparse
 
 import fsspec
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from lensdata import web
 from lensdata.errors import InputError
 from lensdata.web import is_http
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 PUBLISHING = "_publishing"
 REQUEST_BYTES = 16 << 20  # of one ranged read from S3 or a web server
+REQUEST_ATTEMPTS = 6  # of one S3 request that is answered with an error or not at all; backoff 1 s to 20 s, jittered
+TRANSFER_ATTEMPTS = 5  # of a transfer whose requests all failed, or whose body broke off
+READ_ATTEMPTS = 7  # of a read by pyarrow's client that it did not repeat itself
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
+CONFLICT_WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 
 def is_s3(uri: str) -> bool:
@@ -71,8 +83,20 @@ def join(base: str, *parts: str) -> str:
 @lru_cache(maxsize=8)
 def _s3(pid: int) -> fsspec.AbstractFileSystem:
     # One client per process: s3fs runs an event loop that a fork must not share.
+    # S3 answers 503 SlowDown while it splits a busy prefix, now and then 500, and a connection in a thousand breaks: in a fetch
+    # of hours all of it happens. botocore's standard mode repeats what is known to pass (503, 500, 429, timeouts, resets) with
+    # jittered backoff, inside one client's budget, so that many threads do not hammer a store that is down; its default
+    # ("legacy") knows fewer errors. s3fs repeats above it what is left of SlowDown, timeouts and broken connections, and bodies
+    # that break off while being read, which botocore cannot see.
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return fsspec.filesystem("s3", endpoint_url=endpoint or None, use_listings_cache=False)
+    config = {
+        "retries": {"mode": "standard", "total_max_attempts": REQUEST_ATTEMPTS},
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "read_timeout": READ_TIMEOUT_S,
+    }
+    fs = fsspec.filesystem("s3", endpoint_url=endpoint or None, use_listings_cache=False, config_kwargs=config)
+    fs.retries = TRANSFER_ATTEMPTS
+    return fs
 
 
 def fs_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -97,6 +121,69 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     if is_s3(uri):
         return _arrow_s3(os.getpid()), uri.split("://", 1)[1].rstrip("/")
     return pafs.LocalFileSystem(), str(local_path(uri))
+
+
+def open_arrow(uri: str) -> pa.NativeFile:
+    """A file for pyarrow's readers, which read by ranges.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    """
+    fs, path = filesystem(uri)
+    return pa.PythonFile(_PatientFile(fs, path), mode="r") if is_s3(uri) else fs.open_input_file(path)
+
+
+class _PatientFile(io.RawIOBase):
+    """A file on S3 through pyarrow's client, which does not repeat every failure by itself.
+
+    Its SDK writes the body of an error answer into the buffer of the read, so a SlowDown that answers a read of fewer bytes
+    than the error has ("Failed to flush response stream") is taken for an internal failure that nobody need repeat; and an
+    error that answers HEAD has no body to know it by.
+    """
+
+    def __init__(self, fs: pafs.FileSystem, path: str) -> None:
+        self._file = _patiently(lambda: fs.open_input_file(path))
+        self._size, self._at = self._file.size(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = max(0, self._size - self._at) if size < 0 else size
+        data = _patiently(lambda: self._file.read_at(wanted, self._at))
+        self._at += len(data)
+        return bytes(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """The result of a read, repeated with growing pauses where the store failed."""
+    for attempt in range(READ_ATTEMPTS):
+        try:
+            return action()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as error:
+            if "AWS Error" not in str(error) or attempt == READ_ATTEMPTS - 1:
+                raise
+            time.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311 - jitter, no secret
+    raise AssertionError
 
 
 def exists(uri: str) -> bool:
@@ -324,16 +411,114 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, never half of them."""
     if is_s3(uri):  # a PUT is atomic
         fs, path = fs_of(uri)
-        fs.pipe_file(path, data)
+        try:
+            fs.pipe_file(path, data)
+        except FileNotFoundError as error:
+            _require_landed(error, uri, len(data), hashlib.sha256(data).hexdigest())
         return
     target = local_path(uri)
+    os.replace(_write_beside(target, data), target)
+
+
+def write_new(uri: str, data: bytes) -> bool:
+    """Publish a file only where none is: of many writers of one name, one wins, and its bytes stay (S3 safety of R-C2).
+
+    Parameters
+    ----------
+    uri
+        Where the file shall be; local or ``s3://``.
+    data
+        All of it.
+
+    Returns
+    -------
+    bool
+        True if these bytes are in place, False if other ones were there before. On S3 a file with the very same bytes counts
+        as ours: a put may succeed and its answer be lost, and the repetition is then refused for what the first one wrote.
+
+    Notes
+    -----
+    Where a store has no conditional put (501), or a disk no hard links, the file is looked for and then written: two writers at
+    the same moment may both win, the later one's bytes stay. A log line says so once.
+    """
+    if is_s3(uri):
+        return _put_new(uri, data)
+    target = local_path(uri)
+    temporary = _write_beside(target, data)
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return temporary.stat().st_nlink > 1  # over NFS our own link may be reported so, when its first answer was lost
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):  # FAT, some network disks
+            raise
+        _warn_once("hard links", str(target.parent))
+        if target.exists():
+            return False
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _write_beside(target: Path, data: bytes) -> Path:
+    """The bytes in a temporary file next to their place, safe on the disk."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex[:8]}")
     with temporary.open("wb") as handle:
         handle.write(data)
         handle.flush()
         os.fsync(handle.fileno())
-    os.replace(temporary, target)
+    return temporary
+
+
+def _put_new(uri: str, data: bytes) -> bool:
+    fs, path = fs_of(uri)
+    for wait_s in (*CONFLICT_WAITS_S, None):
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except OSError as error:
+            code = _s3_code(error)
+            if code in ("PreconditionFailed", "412") or (code == "NoSuchUpload" and exists(uri)):
+                return _holds(uri, len(data), hashlib.sha256(data).hexdigest())
+            if code in ("NotImplemented", "501"):
+                _warn_once("conditional puts", path.partition("/")[0])
+                if fs.exists(path):
+                    return False
+                write_bytes(uri, data)
+            elif code in ("ConditionalRequestConflict", "409") and wait_s is not None:
+                time.sleep(wait_s)  # another put or a delete of this name is under way; S3 asks to repeat
+                continue
+            else:
+                raise
+        return True
+    raise AssertionError("the last round returns or raises")
+
+
+def _s3_code(error: BaseException) -> str:
+    """The store's own code of an error that s3fs translated; empty where it is another error."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _holds(uri: str, size_bytes: int, digest: str) -> bool:
+    """True if a file has these bytes, by SHA-256: an ETag is no checksum of an encrypted or multipart object."""
+    return exists(uri) and size(uri) == size_bytes and sha256(uri) == digest
+
+
+def _require_landed(error: OSError, uri: str, size_bytes: int, digest: str) -> None:
+    """Raise ``error`` again unless it only says that the answer was lost to the request that completed a multipart upload.
+
+    Its repetition finds no such upload any more; on AWS it is answered as the first, on other stores it is not.
+    """
+    if _s3_code(error) != "NoSuchUpload" or not _holds(uri, size_bytes, digest):
+        raise error
+
+
+@lru_cache(maxsize=64)
+def _warn_once(lacking: str, where: str) -> None:
+    log.warning("store=%s has no %s; of two writers of one name at the same moment both may take themselves for first",
+                where, lacking)  # fmt: skip
 
 
 @contextmanager
@@ -371,7 +556,10 @@ def upload_file(source: Path, uri: str) -> None:
     """Move a finished local file to its place, atomically."""
     if is_s3(uri):
         fs, path = fs_of(uri)
-        fs.put_file(str(source), path)
+        try:
+            fs.put_file(str(source), path)
+        except FileNotFoundError as error:
+            _require_landed(error, uri, source.stat().st_size, sha256(str(source)))
         source.unlink()
         return
     target = local_path(uri)

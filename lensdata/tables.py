@@ -22,7 +22,7 @@ from lensdata import storage
 from lensdata.errors import InputError
 from lensdata.hashing import splitmix64, text_hash
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BANDS = ("g", "r", "z")
 UInt64Array = npt.NDArray[np.uint64]
 
@@ -271,7 +271,7 @@ REQUEST = (
     Column("source_id", I64, "", "the galaxy"),
     Column("kind", TEXT, "", "plain, control or injection"),
     Column("request_hash", TEXT, "", "hash of id, position, layer, bands, size, pixel scale and route"),
-    Column("route", TEXT, "", "service, brick or tiles"),
+    Column("route", TEXT, "", "service, bricks or tiles; import for a user's own stamps"),
     Column("layer", TEXT, "", "survey layer"),
     Column("bands", TEXT, "", "bands in stored order"),
 )
@@ -286,9 +286,16 @@ LEDGER = TableSpec(
         Column("survey", TEXT, "", "SURVEY of the answer"),
         Column("version", TEXT, "", "VERSION of the answer"),
         Column("pixel_hash", TEXT, "", "BLAKE2b of the pixels"),
-        Column("part", TEXT, "", "file of the stamp"),
+        Column(
+            "offset_x",
+            F32,
+            "pixel",
+            "of the object from the centre of the centre pixel, to the right; null if resampled",
+        ),
+        Column("offset_y", F32, "pixel", "the same, upwards"),
+        Column("part", TEXT, "", "file of the stamp, relative to parts/dataset"),
         Column("row", I32, "", "row in that file"),
-        Column("attempts", I32, "", "requests made"),
+        Column("attempts", I32, "", "requests made; of a brick, the stamp's share; 0 if an earlier batch made them"),
         Column("seconds", F32, "s", "time from the first request to the outcome"),
         Column("status", I32, "", "last HTTP status"),
         Column("bytes", I64, "", "bytes received"),
@@ -545,9 +552,8 @@ def iterate(folder: str, columns: list[str] | None = None, *, check: bool = True
     if check:
         require_success(folder)
     for name in dataset_files(folder):
-        fs, path = storage.filesystem(name)
         try:
-            with pq.ParquetFile(fs.open_input_file(path)) as file:
+            with pq.ParquetFile(storage.open_arrow(name)) as file:
                 absent = [column for column in columns or [] if column not in file.schema_arrow.names]
                 if absent:
                     raise InputError(
@@ -642,8 +648,7 @@ def finish_table(
 
 def describe_file(identity: list[str] | None, name: str) -> FileFacts:
     """What a finished Parquet file is, by reading it; ``identity``: the columns that make the content, all by default."""
-    fs, path = storage.filesystem(name)
-    with pq.ParquetFile(fs.open_input_file(path)) as file:
+    with pq.ParquetFile(storage.open_arrow(name)) as file:
         rows, content = content_hash(file.iter_batches(columns=identity))
     return FileFacts(name, storage.sha256(name), rows, int(content, 16))
 

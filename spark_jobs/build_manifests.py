@@ -35,21 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_manifests(run: JobRun) -> Outcome:
     """The driver holds tables of the sample's size; only pixels are shuffled."""
     config = run.config
-    ledger_folder, parts = (storage.join(run.inputs["cutouts"], name) for name in ("ledger", "parts"))
-    tables.require_success(run.inputs["cutouts"])
-    ledger = tables.read_table(ledger_folder, columns=["cutout_id", "outcome", "reason", "kind"]).to_pandas()
-    if (ledger["kind"] != config.kind).any():
-        raise InputError(
-            f"{run.inputs['cutouts']} holds stamps of kind {ledger['kind'].iloc[0]!r}, the configuration asks for {config.kind!r}."
-        )
+    cutouts = run.inputs["cutouts"]
+    tables.require_success(cutouts)
+    columns = ["cutout_id", "outcome", "reason", "kind", "route", "part"]
+    ledger = tables.read_table(storage.join(cutouts, "ledger"), columns=columns).to_pandas()
+    check_ledger(ledger, cutouts, config.kind)
+    parts = part_files(ledger, cutouts)
     sample = tables.read_table(run.inputs["sample"], tables.SAMPLE).to_pandas()
-    layout = _layout(parts)
+    schema = _schema(parts[0])
+    layout = layout_of(schema, parts[0])
     placed = place_stamps(ledger, config, layout.nbytes)
     frame, dropped = join_manifest(sample, ledger, placed, config)
     if config.kind == "control":  # controls are asked for some labels only; the others are not missing
         dropped = dropped[dropped["reason"] != "not_requested"]
     spark = build_session(JOB.name)
-    _write_shards(spark, parts, placed, layout, config.row_group_stamps, run.path("shards", "dataset"))
+    _write_shards(spark, parts, placed, schema, config.row_group_stamps, run.path("shards", "dataset"))
     _, pixels = datasets.finish(spark, run.path("shards"), None, identity=["cutout_id", "pixel_hash"])
     report: dict[str, Any] = {
         "stamps": len(placed),
@@ -73,37 +73,73 @@ def build_manifests(run: JobRun) -> Outcome:
     return Outcome(len(frame), "-".join(contents), report)
 
 
-def _layout(parts: str) -> ImageLayout:
-    files = tables.dataset_files(parts)
-    if not files:
-        raise InputError(f"{parts} holds no stamps: every request failed or was excluded; see its ledger.")
-    fs, path = storage.filesystem(files[0])
-    with fs.open_input_file(path) as handle:
-        return layout_of(pq.read_schema(handle), files[0])
+def check_ledger(ledger: pd.DataFrame, cutouts: str, kind: str) -> None:
+    """Stamps of one kind, and on one grid: resampled ones (service) and native ones have other noise.
+
+    Raises
+    ------
+    InputError
+        Another kind than the configuration's, or stamps of both grids.
+    """
+    if (ledger["kind"] != kind).any():
+        raise InputError(
+            f"{cutouts} holds stamps of kind {ledger['kind'].iloc[0]!r}, the configuration asks for {kind!r}."
+        )
+    routes = Counter(ledger.loc[ledger["outcome"] == "stored", "route"])
+    if "service" in routes and len(routes) > 1:
+        named = ", ".join(f"{count} by route {route}" for route, count in sorted(routes.items()))
+        raise InputError(
+            f"{cutouts} mixes {named}; the service's stamps are resampled and have less noise, which a network would learn "
+            "instead of lenses: fetch all by one route (R-C1)."
+        )
+
+
+def part_files(ledger: pd.DataFrame, cutouts: str) -> list[str]:
+    """The files that hold the stored stamps, those of earlier batches included.
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    names = sorted(set(ledger.loc[ledger["outcome"] == "stored", "part"]))
+    if not names:
+        raise InputError(f"{cutouts} holds no stamps: every request failed or was excluded; see its ledger.")
+    files = [storage.join(cutouts, "parts", "dataset", name) for name in names]
+    there = {uri for folder in {name.rpartition("/")[0] for name in files} for uri in storage.list_files(folder)}
+    for uri in files:
+        if uri not in there:
+            raise InputError(f"{cutouts} names {uri} in its ledger, but it is not there; was an earlier batch moved?")
+    return files
+
+
+def _schema(uri: str) -> pa.Schema:
+    with storage.open_arrow(uri) as handle:
+        return pq.read_schema(handle)
 
 
 def _write_shards(
-    spark: SparkSession, parts: str, placed: pd.DataFrame, layout: ImageLayout, group_rows: int, folder: str
+    spark: SparkSession, parts: list[str], placed: pd.DataFrame, schema: pa.Schema, group_rows: int, folder: str
 ) -> None:
     """Shuffle the stamps to their shards; a task writes whole shards, atomically and always with the same bytes."""
+    layout = layout_of(schema, parts[0])
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH_STAMPS)
     spark.conf.set("spark.sql.parquet.columnarReaderBatchSize", 4 * BATCH_STAMPS)
-    stamps = spark.read.parquet(storage.join(parts, "dataset"))
+    stamps = spark.read.parquet(*parts)
     shards = int(placed["shard_index"].max()) + 1
     order = spark.createDataFrame(placed)
     routed = stamps.join(F.broadcast(order), "cutout_id", "inner").repartition(min(shards, 2000), "shard_index")
     ordered = routed.sortWithinPartitions("shard_index", "position")
-    columns = [name for name in stamps.columns if name != IMAGE_COLUMN]
-    written = ordered.mapInArrow(_shard_task(layout, columns, group_rows, folder), "shard string, rows long").collect()
+    written = ordered.mapInArrow(_shard_task(layout, schema, group_rows, folder), "shard string, rows long").collect()
     rows = sum(row["rows"] for row in written)
     if rows != len(placed):
         raise RuntimeError(f"{rows} stamps were packed, the ledger holds {len(placed)}")
 
 
 def _shard_task(
-    layout: ImageLayout, columns: list[str], group_rows: int, folder: str
+    layout: ImageLayout, schema: pa.Schema, group_rows: int, folder: str
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    schema = pa.schema([*(tables.LEDGER.schema.field(name).remove_metadata() for name in columns)])
+    schema = pa.schema([field for field in schema if field.name != IMAGE_COLUMN])
 
     def pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         writer: ShardWriter | None = None
@@ -118,7 +154,7 @@ def _shard_task(
                 table = pa.Table.from_batches([batch]).filter(pa.compute.equal(batch["shard_index"], index))
                 image = table[IMAGE_COLUMN].cast(pa.binary(layout.nbytes))
                 assert writer is not None
-                writer.add(table.select(columns).cast(schema), to_numpy(image, layout))
+                writer.add(table.select(schema.names).cast(schema), to_numpy(image, layout))
         if writer is not None:
             yield _close(writer)
 

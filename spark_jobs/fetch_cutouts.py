@@ -1,10 +1,17 @@
-"""A stamp for every object of the sample: many small tasks, each published whole, restartable anywhere (R-C1 to R-C4)."""
+"""A stamp for every object of the sample: many small tasks, each published whole, restartable anywhere (R-C1 to R-C4).
+
+A part of stamps is published by its ledger rows. A restart, a further round of the same run, ``--retry`` and a later batch
+(``inputs.reuse``) are one operation: ask for what no ledger row settles yet.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+import posixpath
+import secrets
 import sys
-import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,71 +22,81 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from lensdata import storage, tables
-from lensdata.config.cutouts import FetchCutoutsConfig
-from lensdata.cutouts.service import require_reachable
+from lensdata import steps, storage, tables
+from lensdata.config.cutouts import FetchCutoutsConfig, Route
+from lensdata.cutouts import planning
+from lensdata.cutouts.client import require_reachable
+from lensdata.cutouts.coadds import Kind, coadd_files, coadd_uri
+from lensdata.cutouts.coordinator import Coordinator, LocalTurns
+from lensdata.cutouts.outcome import EXCLUDED, FAILED, STORED
+from lensdata.cutouts.pace import Pace
+from lensdata.cutouts.planning import RoutePlan
+from lensdata.cutouts.request import make_request
+from lensdata.cutouts.watching import Watcher
 from lensdata.errors import InputError
 from lensdata.hashing import cutout_id
 from lensdata.jobs import JOBS
 from lensdata.steps import JobFailed, JobRun, Outcome, progress, run_job
 from spark_jobs import datasets
 from spark_jobs.session import build_session
-from spark_jobs.transforms.fetching import EXCLUDED, FAILED, STORED, fetch_parts, part_index, write_ledger
+from spark_jobs.transforms.fetching import Asked, Fetch, fetch_group, group_requests, ledger_bytes, part_index
 
 log = logging.getLogger(__name__)
 JOB = JOBS["fetch_cutouts"]
 # A fetch is what came, not when or how often it was asked for (docs/architecture.md, section 3).
 LEDGER_IDENTITY = ["cutout_id", "request_hash", "outcome", "reason", "pixel_hash"]
-Asked = tuple[int, int, float, float]  # cutout_id, source_id, ra, dec
-Group = tuple[int, list[Asked]]
+PLAN = "_plan.json"
+PLAN_ONLY = "--plan-only"
+# What two batches must share to be read as one; the objects asked for may differ.
+SHARED = ("layer", "bands", "size", "pixscale_arcsec", "extras", "dtype", "kind", "quality")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    return run_job(JOB, fetch_cutouts, sys.argv[1:] if argv is None else argv)
+    """Entry point; returns the exit code. With ``--plan-only`` the routes are compared and nothing is fetched."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if PLAN_ONLY in arguments:
+        arguments.remove(PLAN_ONLY)
+        return steps.exit_code(JOB.name, lambda: plan_only(arguments))
+    return run_job(JOB, fetch_cutouts, arguments)
+
+
+def plan_only(argv: Sequence[str]) -> int:
+    """Print the comparison of the routes; needs no Spark and writes nothing."""
+    request = steps.parse(JOB, argv)
+    asked = plan_requests(request.inputs, request.config, request.test_limit)
+    reused = reused_rows(request.inputs, request.config, request.output)
+    if reused.num_rows:
+        known = set(reused["cutout_id"].to_pylist())
+        asked = [entry for entry in asked if entry.cutout_id not in known]
+    plans, chosen = plan_routes(asked, request.config)
+    sys.stdout.write(planning.table(plans, chosen) + "\n")
+    return steps.EXIT_DONE
 
 
 def fetch_cutouts(run: JobRun) -> Outcome:
-    """Fetch what the ledger does not hold yet, then check and finish."""
-    requests = plan_requests(run)
-    ledger_folder, parts_folder = run.path("ledger"), run.path("parts")
-    done = settle(ledger_folder, parts_folder) if run.resumed else set()
-    missing = [request for request in requests if request[0] not in done]
-    progress(len(requests) - len(missing), len(requests), "stamps")
-    if missing:
-        require_reachable(run.config.service)
-    spark = build_session(JOB.name, run.config.execution.shuffle_partitions, fixed_executors=True)
-    if missing:
-        first = 1 + max([part_index(name) for name in storage.list_files(ledger_folder, ".parquet")], default=-1)
-        _fetch(spark, run, group_requests(missing, run.config.execution.stamps_per_part, first), len(requests))
-    ledger = tables.read_table(ledger_folder, tables.LEDGER, check=False)
-    report = _check(ledger, len(requests), run.config)
-    datasets.finish(spark, parts_folder, None, identity=["cutout_id", "request_hash", "pixel_hash"])
-    rows, content = datasets.finish(spark, ledger_folder, tables.LEDGER, identity=LEDGER_IDENTITY)
+    """Ask for what no ledger row settles yet, then check and finish."""
+    asked = plan_requests(run.inputs, run.config, run.test_limit)
+    if run.resumed:
+        forget_failures(run.path("ledger"))
+    reused = reused_rows(run.inputs, run.config, run.final)
+    plan = settle_plan(run, asked, reused)
+    route: Route = plan["route"]
+    take_over(run, reused, asked, route)
+    settled = settled_ids(run.path("ledger"))
+    missing = [entry for entry in asked if entry.cutout_id not in settled]
+    progress(len(asked) - len(missing), len(asked), "stamps")
+    spark = build_session(JOB.name, run.config.execution.shuffle_partitions)
+    loss = fetch_missing(spark, run, route, missing, len(asked)) if missing else {}
+    remove_repeated(run.path("ledger"))
+    ledger = tables.read_table(run.path("ledger"), tables.LEDGER, check=False)
+    remove_orphans(run.path("parts"), ledger)
+    report = check(ledger, len(asked), run.config) | plan | loss
+    datasets.finish(spark, run.path("parts"), None, identity=["cutout_id", "request_hash", "pixel_hash"])
+    rows, content = datasets.finish(spark, run.path("ledger"), tables.LEDGER, identity=LEDGER_IDENTITY)
     return Outcome(rows, content, report)
 
 
-def settle(ledger_folder: str, parts_folder: str) -> set[int]:
-    """Put in order what an interrupted fetch left; returns the stamps that need no further request.
-
-    A part file without its ledger rows was not published and goes. Failures are forgotten, so that they are asked for again:
-    what could not be had in an outage is no final word.
-    """
-    ledgers = {part_index(name): name for name in storage.list_files(ledger_folder, ".parquet")}
-    for name in storage.list_files(parts_folder, ".parquet"):
-        if part_index(name) not in ledgers:
-            storage.remove(name)
-    done: set[int] = set()
-    for index, name in ledgers.items():
-        rows = pq.read_table(storage.open_input(name)).to_pylist()
-        final = [row for row in rows if row["outcome"] != FAILED]
-        if len(final) < len(rows):
-            write_ledger(index, final, storage.join(ledger_folder, ".."))
-        done.update(row["cutout_id"] for row in final)
-    return done
-
-
-def plan_requests(run: JobRun) -> list[Asked]:
+def plan_requests(inputs: dict[str, str], config: FetchCutoutsConfig, limit: int | None) -> list[Asked]:
     """What to ask for, by brick and id, so that stamps of a brick come together.
 
     Raises
@@ -88,63 +105,230 @@ def plan_requests(run: JobRun) -> list[Asked]:
         No object of the sample has a wanted label.
     """
     columns = ["source_id", "ra", "dec", "brickname", "label"]
-    sample = tables.read_table(run.inputs["sample"], columns=columns)
-    sample = sample.filter(pc.is_in(sample["label"], pa.array(run.config.labels, pa.int8())))
+    sample = tables.read_table(inputs["sample"], columns=columns)
+    sample = sample.filter(pc.is_in(sample["label"], pa.array(config.labels, pa.int8())))
     if sample.num_rows == 0:
-        raise InputError(f"No object in {run.inputs['sample']} has a label among {list(run.config.labels)}.")
-    sample = sample.sort_by([("brickname", "ascending"), ("source_id", "ascending")]).slice(0, run.test_limit)
-    ids = cutout_id(sample["source_id"].to_numpy(), run.config.kind)
-    return list(zip(ids.tolist(), *(sample[name].to_pylist() for name in ("source_id", "ra", "dec")), strict=True))
+        raise InputError(f"No object in {inputs['sample']} has a label among {list(config.labels)}.")
+    sample = sample.sort_by([("brickname", "ascending"), ("source_id", "ascending")]).slice(0, limit)
+    ids = cutout_id(sample["source_id"].to_numpy(), config.kind).tolist()
+    values = (sample[name].to_pylist() for name in ("source_id", "ra", "dec", "brickname"))
+    return [Asked(*row) for row in zip(ids, *values, strict=True)]
 
 
-def group_requests(requests: list[Asked], size: int, first: int) -> list[Group]:
-    """Groups of ``size`` requests, numbered from ``first``: each becomes one part."""
-    return [
-        (first + number, requests[start : start + size]) for number, start in enumerate(range(0, len(requests), size))
-    ]
+def plan_routes(asked: list[Asked], config: FetchCutoutsConfig) -> tuple[Sequence[RoutePlan], RoutePlan]:
+    """What each route would cost for these objects, and the one to take: the one that is configured, or the planner's.
 
-
-def _fetch(spark: SparkSession, run: JobRun, groups: list[Group], total: int) -> None:
-    """Fetch all groups in one stage of a fixed number of tasks.
-
-    However many executors come and go, no more than these tasks run at once, each with its share of the job's rate.
+    Raises
+    ------
+    InputError
+        The route that is configured gives no such stamps.
     """
-    context, folder = spark.sparkContext, run.path("ledger", "dataset")
-    tasks = min(len(groups), run.config.execution.tasks or context.defaultParallelism)
-    before = total - sum(len(rows) for _, rows in groups)
-    with _Watcher(folder, run.config.execution.stamps_per_part, before, total):
-        work = context.parallelize(groups, tasks).mapPartitionsWithIndex(fetch_parts(run.config, run.output, tasks))
-        done = work.collect()
-    stored, excluded, failed = (sum(int(counts[i]) for counts in done) for i in (1, 2, 3))
-    progress(total, total, "stamps")
-    log.info("stored=%d excluded=%d failed=%d", stored, excluded, failed)
+    per_brick = Counter(entry.brickname for entry in asked)
+    here = not storage.is_http(config.coadds.url)
+    plans = planning.plan_routes(
+        per_brick, config.bands, config.size, config.extras, config.plan.prices,
+        service_rate=config.service.requests_per_second,
+        coadds_rate=math.inf if here else config.coadds.requests_per_second,
+        cores=config.plan.prices.cores, file_bytes=look_at_files(list(per_brick), config), pixscale_arcsec=config.pixscale_arcsec,
+    )  # fmt: skip
+    if config.route == "auto":
+        return plans, planning.choose(plans, config.plan.prefer)
+    chosen = next(plan for plan in plans if plan.route == config.route)
+    if not chosen.possible:
+        raise InputError(f"Route {chosen.route} {chosen.why}; choose another route.")
+    return plans, chosen
 
 
-class _Watcher:
-    """Reports progress from the published parts while the stage runs."""
-
-    def __init__(self, folder: str, part_rows: int, before: int, total: int, every_s: float = 3.0) -> None:
-        self.folder, self.part_rows, self.before, self.total, self.every_s = folder, part_rows, before, total, every_s
-        self._there = len(storage.list_files(folder, ".parquet"))
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> _Watcher:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self.every_s):
-            parts = len(storage.list_files(self.folder, ".parquet")) - self._there
-            progress(min(self.before + parts * self.part_rows, self.total), self.total, "stamps")
+def look_at_files(bricks: list[str], config: FetchCutoutsConfig) -> dict[Kind, float]:
+    """Mean sizes of some bricks' files by kind, bytes; prices serve where nobody answers, and where the route is settled."""
+    if config.route == "service" or not bricks:
+        return {}
+    found: dict[Kind, list[int]] = {}
+    chosen = bricks[:: max(1, len(bricks) // max(1, config.plan.looked_at))][: config.plan.looked_at]
+    try:
+        if storage.is_http(config.coadds.url):
+            require_reachable(config.coadds, config.coadds.url, "coadds.url")
+        for brick in chosen:
+            for kind, band in coadd_files(config.bands, config.extras):
+                found.setdefault(kind, []).append(storage.size(coadd_uri(config.coadds.url, brick, kind, band)))
+    except (InputError, OSError) as error:  # nobody there, or a brick without this file
+        log.info("sizes of coadds are reckoned by the price: %s", error)
+    return {kind: float(np.mean(sizes)) for kind, sizes in found.items() if sizes}
 
 
-def _check(ledger: pa.Table, total: int, config: FetchCutoutsConfig) -> dict[str, Any]:
-    """Every request has one line; releases are not mixed; failures are within bounds.
+def settle_plan(run: JobRun, asked: list[Asked], reused: pa.Table) -> dict[str, Any]:
+    """The one route of the whole data set and what it is expected to cost, settled once.
+
+    The route is that of an earlier batch, else the one that is configured or planned; an interrupted run keeps its own.
+
+    Raises
+    ------
+    InputError
+        The earlier batch came by another route than the one that is configured.
+    """
+    stored = run.path(PLAN)
+    if storage.exists(stored):
+        return dict(storage.read_json(stored))
+    config: FetchCutoutsConfig = run.config
+    if reused.num_rows:
+        route = reused["route"][0].as_py()
+        if config.route not in ("auto", route):
+            raise InputError(
+                f"{run.inputs['reuse']} was fetched by route {route!r}, the configuration asks for {config.route!r}; "
+                "routes differ in their noise and must not be mixed in one data set (R-C1)."
+            )
+        config = config.model_copy(update={"route": route})
+        known = set(reused["cutout_id"].to_pylist())
+        asked = [entry for entry in asked if entry.cutout_id not in known]
+    plans, chosen = plan_routes(asked, config)
+    log.info("routes:\n%s", planning.table(plans, chosen))
+    plan = {
+        "route": chosen.route,
+        "predicted_bytes": round(chosen.bytes),
+        "predicted_requests": round(chosen.requests),
+        "predicted_seconds": round(chosen.seconds),
+    }
+    storage.write_json(stored, plan)
+    return plan
+
+
+def reused_rows(inputs: dict[str, str], config: FetchCutoutsConfig, output: str) -> pa.Table:
+    """Ledger rows of an earlier batch that need no further request, their ``part`` as seen from ``output``.
+
+    Raises
+    ------
+    InputError
+        The batch is not finished, or its stamps are not such as are asked for here.
+    """
+    if "reuse" not in inputs:
+        return tables.LEDGER.schema.empty_table()
+    batch = inputs["reuse"]
+    tables.require_success(batch)
+    theirs, ours = storage.read_json(storage.join(batch, "_config.json")), config.model_dump(mode="json")
+    for name in SHARED:
+        if theirs.get(name) != ours[name]:
+            raise InputError(
+                f"{batch} was fetched with {name}={theirs.get(name)!r}, the configuration asks for {ours[name]!r}; "
+                "two batches that are read as one must agree."
+            )
+    rows = tables.read_table(storage.join(batch, "ledger"), tables.LEDGER)
+    rows = rows.filter(pc.not_equal(rows["outcome"], FAILED))
+    parts = [
+        name and _seen_from(output, storage.join(batch, "parts", "dataset", name)) for name in rows["part"].to_pylist()
+    ]
+    columns = {"part": parts, "attempts": [0] * len(parts), "seconds": [0.0] * len(parts), "bytes": [0] * len(parts)}
+    for name, values in columns.items():
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(name), pa.array(values, rows.schema.field(name).type))
+    return rows
+
+
+def _seen_from(output: str, uri: str) -> str:
+    """A file relative to ``<output>/parts/dataset`` where both lie on this file system, so that they can move together."""
+    if storage.is_s3(uri) or storage.is_s3(output):
+        return uri
+    return posixpath.relpath(uri, storage.join(output, "parts", "dataset"))
+
+
+def take_over(run: JobRun, reused: pa.Table, asked: list[Asked], route: Route) -> None:
+    """Publish the reused rows of the objects that are asked for, once; a row of other coordinates is none of them."""
+    uri = run.path("ledger", "dataset", "reused-00000.parquet")
+    if not reused.num_rows or storage.exists(uri):
+        return
+    hashes = {entry.cutout_id: make_request(*entry[:4], run.config, route).hash for entry in asked}
+    ids, found = reused["cutout_id"].to_pylist(), reused["request_hash"].to_pylist()
+    kept = reused.filter(pa.array([hashes.get(key) == value for key, value in zip(ids, found, strict=True)]))
+    log.info("reused=%d of=%d batch=%s", kept.num_rows, len(asked), run.inputs["reuse"])
+    if kept.num_rows:
+        storage.write_bytes(uri, ledger_bytes(kept.to_pylist()))
+
+
+def settled_ids(ledger: str) -> set[int]:
+    """Stamps with a ledger row: they are stored, excluded, or were given up in this run."""
+    found: set[int] = set()
+    for name in storage.list_files(ledger, ".parquet"):
+        found.update(pq.read_table(storage.open_arrow(name), columns=["cutout_id"])["cutout_id"].to_pylist())
+    return found
+
+
+def forget_failures(ledger: str) -> None:
+    """Take failures out of the ledger, so that they are asked for again: what could not be had in an outage is no final word."""
+    storage.remove(storage.join(ledger, "_SUCCESS"))
+    for name in storage.list_files(ledger, ".parquet"):
+        rows = pq.read_table(storage.open_arrow(name))
+        final = rows.filter(pc.not_equal(rows["outcome"], FAILED))
+        if final.num_rows == 0:
+            storage.remove(name)
+        elif final.num_rows < rows.num_rows:
+            storage.write_bytes(name, ledger_bytes(final.to_pylist()))
+
+
+def remove_repeated(ledger: str) -> None:
+    """Keep one row per stamp: an orphan of a killed run may have published after this run had looked."""
+    names = storage.list_files(ledger, ".parquet")
+    if sum(pq.read_metadata(storage.open_arrow(name)).num_rows for name in names) == len(settled_ids(ledger)):
+        return
+    seen: set[int] = set()
+    for name in names:
+        rows = pq.read_table(storage.open_arrow(name)).to_pylist()
+        new = [row for row in rows if row["cutout_id"] not in seen]
+        seen.update(row["cutout_id"] for row in new)
+        if not new:
+            storage.remove(name)
+        elif len(new) < len(rows):
+            storage.write_bytes(name, ledger_bytes(new))
+
+
+def remove_orphans(parts: str, ledger: pa.Table) -> None:
+    """Remove part files that no ledger row names: their tasks were killed before they published."""
+    named = set(ledger["part"].to_pylist())
+    for uri in storage.list_files(storage.join(parts, "dataset")):
+        if uri.rsplit("/", 1)[-1] not in named:
+            storage.remove(uri)
+
+
+def fetch_missing(spark: SparkSession, run: JobRun, route: Route, missing: list[Asked], total: int) -> dict[str, Any]:
+    """Fetch in rounds of one stage of small tasks, until every stamp has its ledger row; returns what storing lost.
+
+    Raises
+    ------
+    JobFailed
+        The server did not answer for too long; what came is kept.
+    """
+    config: FetchCutoutsConfig = run.config
+    server = config.service if route == "service" else config.coadds
+    if storage.is_http(server.url):
+        require_reachable(server, server.url, "service.url" if route == "service" else "coadds.url")
+    pace = Pace(
+        server.requests_per_second, server.backoff_max_s, server.outage_max_s, server.connect_timeout_s + server.read_timeout_s,
+        now=time.monotonic(), resumed=run.resumed,
+    )  # fmt: skip
+    turns = LocalTurns(pace)
+    host = spark.conf.get("spark.driver.host", "127.0.0.1")
+    losses: list[dict[str, float]] = []
+    with (
+        Coordinator(turns, str(host), config.execution.coordinator_port) as coordinator,
+        Watcher(turns, run.path("fetch.prom"), total - len(missing), total),
+    ):
+        fetch = Fetch(config, route, run.output, secrets.token_hex(4), coordinator.address, coordinator.key)
+        while missing:
+            used = [part_index(name) for name in storage.list_files(run.path("ledger"), ".parquet")]
+            groups = group_requests(
+                missing, config.execution.stamps_per_part, 1 + max(used, default=-1), whole_bricks=route != "service"
+            )
+            losses += spark.sparkContext.parallelize(groups, len(groups)).mapPartitions(fetch_group(fetch)).collect()
+            settled, before = settled_ids(run.path("ledger")), len(missing)
+            missing = [entry for entry in missing if entry.cutout_id not in settled]
+            if missing and (pace.down or len(missing) == before):
+                raise JobFailed(
+                    f"{server.url} did not answer for {server.outage_max_s:g} s; {total - len(missing)} of {total} stamps are "
+                    "settled, run again to go on"
+                )
+    return {name: max(entry[name] for entry in losses if entry) for name in next(filter(None, losses), {})}
+
+
+def check(ledger: pa.Table, total: int, config: FetchCutoutsConfig) -> dict[str, Any]:
+    """Every request has one line; releases and routes are not mixed; failures are within bounds.
 
     Raises
     ------
@@ -169,17 +353,20 @@ def _check(ledger: pa.Table, total: int, config: FetchCutoutsConfig) -> dict[str
             f"{outcomes[FAILED]} of {total} stamps failed ({named}); run again to ask for these, "
             "or raise execution.max_failed_fraction"
         )
-    seconds = np.asarray(ledger["seconds"], dtype=float)
+    asked = ledger.filter(pc.greater(ledger["attempts"], 0))
     return {
         "requested": total,
         "stored": outcomes[STORED],
         "excluded": outcomes[EXCLUDED],
         "failed": outcomes[FAILED],
+        "reused": total - asked.num_rows,
         "reasons": dict(sorted(reasons.items())),
         "releases": versions,
         "attempts": int(pc.sum(ledger["attempts"]).as_py()),
         "bytes": int(pc.sum(ledger["bytes"]).as_py()),
-        "median_seconds_per_stamp": round(float(np.median(seconds)), 3),
+        "median_seconds_per_stamp": round(float(np.median(np.asarray(asked["seconds"], dtype=float))), 3)
+        if asked.num_rows
+        else None,
     }
 
 

@@ -26,25 +26,19 @@ BATCH_ROWS = 10_000
 NARROW_BATCH_ROWS = 65_536  # of a few numbers: halves the time of a pass through Python; not for rows with stamps
 
 
-def build_session(
-    app: str, shuffle_partitions: int | None = None, batch_rows: int = BATCH_ROWS, *, fixed_executors: bool = False
-) -> SparkSession:
+def build_session(app: str, shuffle_partitions: int | None = None, batch_rows: int = BATCH_ROWS) -> SparkSession:
     """The running session, or a new one; ``spark-submit`` gives the master and the resources.
 
     Parameters
     ----------
     batch_rows
         Most rows of an Arrow batch that a Python function gets.
-    fixed_executors
-        For tasks with requests to others: no dynamic allocation, so that the rate over all tasks is a steady one.
     """
     # Executors must run the interpreter of the driver; it has to be known before the JVM starts.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName(f"lensdata {app}")
     for key, value in SETTINGS.items():
         builder = builder.config(key, value)
-    if fixed_executors:
-        builder = builder.config("spark.dynamicAllocation.enabled", "false")
     spark = builder.getOrCreate()
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", batch_rows)
     if shuffle_partitions is not None:

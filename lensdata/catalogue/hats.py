@@ -119,8 +119,7 @@ def describe(folder: str, spec: TableSpec, found: list[Leaf]) -> None:
 
 def _write_parquet_metadata(folder: str, found: list[Leaf]) -> None:
     def footer(leaf: Leaf) -> pq.FileMetaData:
-        fs, path = storage.filesystem(storage.join(folder, "dataset", leaf.file))
-        metadata = pq.read_metadata(path, filesystem=fs)
+        metadata = pq.read_metadata(storage.open_arrow(storage.join(folder, "dataset", leaf.file)))
         if metadata.num_rows != leaf.rows:
             raise RuntimeError(
                 f"{leaf.file} has {metadata.num_rows} rows, {leaf.rows} were counted before it was written"

@@ -123,8 +123,7 @@ def read_any_table(uri: str) -> pd.DataFrame:
             with storage.open_input(uri) as handle:
                 return _read_blank_separated(handle.read().decode())
         if name.endswith((".parquet", ".pq")):
-            fs, path = storage.filesystem(uri)
-            return pq.read_table(path, filesystem=fs).to_pandas()
+            return pq.read_table(storage.open_arrow(uri)).to_pandas()
         if name.endswith((".fits", ".fits.gz", ".fit")):
             from astropy.table import Table
 

@@ -12,6 +12,7 @@ from lensdata.config.cutouts import Quality
 
 Stamp = npt.NDArray[np.float32]
 SEAM_REACH = 3  # rows; Lanczos-3 spreads a seam over fewer
+NOISE_SAMPLE = 4  # every fourth step is enough to know the noise to 2%
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,15 @@ def measure(stamp: Stamp, quality: Quality) -> StampQuality:
     stamp
         Shape (H, W, bands), nanomaggies.
     """
-    missing = ~np.isfinite(stamp) & ~np.isinf(stamp) | (stamp == 0)
-    with np.errstate(invalid="ignore"):
-        extreme = (np.abs(stamp) > quality.saturated_above_nmgy) | np.isinf(stamp)
+    planes = np.ascontiguousarray(np.moveaxis(stamp, 2, 0))
+    pixels = planes[0].size
+    finite = np.isfinite(planes)
+    missing = np.count_nonzero((planes == 0) | np.isnan(planes), axis=(1, 2)) / pixels
+    extreme = np.abs(planes) > quality.saturated_above_nmgy  # infinite ones too
+    if not finite.all():
+        planes = np.where(finite, planes, np.float32(0))
     return StampQuality(
-        tuple(float(fraction) for fraction in missing.mean(axis=(0, 1))),
-        float(extreme.any(axis=2).mean()),
-        edge_score(stamp),
+        tuple(missing.tolist()), float(np.count_nonzero(extreme.any(axis=0)) / pixels), _edge_score(planes)
     )
 
 
@@ -57,20 +60,37 @@ def edge_score(stamp: Stamp) -> float:
     For every boundary between neighbouring rows (and columns): the fraction of its pixels that step the same way by more
     than the noise does, less that of the boundaries `SEAM_REACH` rows away. A galaxy steps over many neighbouring
     rows alike, a seam over one (a few where the service resampled it). The largest over boundaries, axes and bands.
+
+    Parameters
+    ----------
+    stamp
+        Shape (H, W, bands).
     """
-    best = 0.0
-    for band in range(stamp.shape[2]):
-        plane = np.nan_to_num(stamp[:, :, band].astype(np.float64), posinf=0.0, neginf=0.0)
-        for steps in (np.diff(plane, axis=0), np.diff(plane, axis=1).T):
-            sigma = 1.4826 * np.median(np.abs(steps - np.median(steps)))
-            # pixels that were repeated to a finer grid have no noise between them: the spread of all steps is the floor
-            limit = max(3 * sigma, 2 * steps.std())
-            if limit > 0 and len(steps) > 2 * SEAM_REACH:
-                same_way = np.abs((steps > limit).mean(axis=1) - (steps < -limit).mean(axis=1))
-                away = np.pad(same_way, SEAM_REACH)
-                beside = np.maximum(away[: -2 * SEAM_REACH], away[2 * SEAM_REACH :])
-                best = max(best, float(np.max(same_way - beside)))
-    return best
+    planes = np.moveaxis(stamp, 2, 0)
+    return _edge_score(np.where(np.isfinite(planes), planes, np.float32(0)))
+
+
+def _edge_score(planes: Stamp) -> float:
+    """The score of finite planes (bands, H, W)."""
+    return max(_seams(np.diff(planes, axis=1)), _seams(np.diff(planes, axis=2).transpose(0, 2, 1)))
+
+
+def _seams(steps: Stamp) -> float:
+    """The strongest seam among the steps (bands, boundaries, pixels) between neighbouring rows."""
+    if steps.shape[1] <= 2 * SEAM_REACH:
+        return 0.0
+    some = np.abs(steps[:, :, ::NOISE_SAMPLE]).reshape(len(steps), -1)
+    middle = some.shape[1] // 2
+    sigma = 1.4826 * np.partition(some, middle, axis=1)[:, middle]
+    # pixels that were repeated to a finer grid have no noise between them: the spread of all steps is the floor
+    limit = np.maximum(3 * sigma, 2 * steps.std(axis=(1, 2)))
+    limit[limit == 0] = np.inf
+    bound = limit[:, None, None].astype(steps.dtype)
+    up, down = (np.count_nonzero(beyond, axis=2) for beyond in (steps > bound, steps < -bound))
+    same_way = np.abs(up - down) / steps.shape[2]
+    away = np.pad(same_way, ((0, 0), (SEAM_REACH, SEAM_REACH)))
+    beside = np.maximum(away[:, : -2 * SEAM_REACH], away[:, 2 * SEAM_REACH :])
+    return float(np.max(same_way - beside, initial=0.0))
 
 
 def exclusion_reason(found: StampQuality, bands: Sequence[str], quality: Quality) -> str | None:

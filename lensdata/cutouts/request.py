@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from lensdata.config.cutouts import FetchCutoutsConfig
+from lensdata.config.cutouts import FetchCutoutsConfig, Route
 from lensdata.hashing import text_hash
-
-SERVICE = "service"
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class CutoutRequest:
     bands: str
     size: int
     pixscale_arcsec: float
-    route: str = SERVICE
+    route: Route = "service"
 
     @property
     def hash(self) -> str:
@@ -48,8 +46,19 @@ class CutoutRequest:
         return f"{address}?{urlencode(query)}"
 
 
-def make_request(cutout_id: int, source_id: int, ra: float, dec: float, config: FetchCutoutsConfig) -> CutoutRequest:
+def make_request(
+    cutout_id: int, source_id: int, ra: float, dec: float, config: FetchCutoutsConfig, route: Route
+) -> CutoutRequest:
     """The request of one object under a configuration."""
     return CutoutRequest(
-        cutout_id, source_id, config.kind, ra, dec, config.layer, config.bands, config.size, config.pixscale_arcsec
+        cutout_id,
+        source_id,
+        config.kind,
+        ra,
+        dec,
+        config.layer,
+        config.bands,
+        config.size,
+        config.pixscale_arcsec,
+        route,
     )

@@ -70,9 +70,8 @@ def open_shard(uri: str, *, verify: bool = True) -> Shard:
     """
     if not storage.exists(uri):
         raise InputError(f"Shard {uri} does not exist.")
-    filesystem, path = storage.filesystem(uri)
     try:
-        file = pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True, page_checksum_verification=verify)
+        file = pq.ParquetFile(storage.open_arrow(uri), pre_buffer=True, page_checksum_verification=verify)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{uri} is not a readable Parquet file ({error}).") from error
     return Shard(uri, layout_of(file.schema_arrow, uri), file)

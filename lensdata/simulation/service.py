@@ -4,7 +4,8 @@ Paths, each also below any prefix such as ``/dr10/south``:
 
 - ``/viewer/fits-cutout``, ``/viewer/cutout.fits``: cutouts, made when asked for (`lensdata.simulation.cutouts`);
 - ``/sweep/10.1/`` (a list of links) and ``/sweep/10.1/sweep-*.fits``;
-- ``/coadd/AAA/BRICK/legacysurvey-BRICK-image-BAND.fits.fz``: made when first asked for, then kept in the cache.
+- ``/coadd/AAA/BRICK/legacysurvey-BRICK-image-BAND.fits.fz``, ``...-invvar-BAND.fits.fz``, ``...-maskbits.fits.fz``: made when
+  first asked for, then kept in the cache.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import re
 import tempfile
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from lensdata import storage
+from lensdata.cutouts.coadds import Kind, coadd_path
 from lensdata.errors import InputError
-from lensdata.simulation.bricks import coadd_path, write_brick
+from lensdata.simulation.bricks import write_brick, write_extra
 from lensdata.simulation.cutouts import MissingPosition, OffFootprint, UnknownLayer, cutout_fits, parse_query
 from lensdata.simulation.rendering import Renderer
 from lensdata.simulation.sky import BANDS, bricks_by_id
@@ -25,7 +27,8 @@ from lensdata.simulation.world import SWEEP_FOLDER, Survey, brickid_of_name
 
 _CUTOUT = re.compile(r"/viewer/(fits-cutout|cutout\.fits)/?$")
 _COADD = re.compile(
-    rf"/coadd/(\d{{3}})/(\d{{4}}[pm]\d{{3}})/legacysurvey-(\d{{4}}[pm]\d{{3}})-image-([{''.join(BANDS)}])\.fits\.fz$"
+    r"/coadd/(\d{3})/(\d{4}[pm]\d{3})/legacysurvey-(\d{4}[pm]\d{3})-"
+    rf"(?:(image|invvar)-([{''.join(BANDS)}])|(maskbits))\.fits\.fz$"
 )
 _SWEEP = re.compile(r"/sweep/10\.1/(sweep-[0-9pm-]+\.fits)?$")
 HTML = "text/html; charset=utf-8"
@@ -64,7 +67,8 @@ class Service:
         if _CUTOUT.search(path):
             return self._cutout(query)
         if found := _COADD.search(path):
-            return self._coadd(*found.groups())
+            folder, brick, again, kind, band, maskbits = found.groups()
+            return self._coadd(folder, brick, again, cast(Kind, kind or maskbits), band or "")
         if found := _SWEEP.search(path):
             return self._sweep(found.group(1))
         if path == "/":
@@ -96,9 +100,9 @@ class Service:
             return Answer(200, f"<html><body><pre>\n{links}</pre></body></html>\n".encode())
         return _file(folder / name)
 
-    def _coadd(self, folder: str, brick: str, again: str, band: str) -> Answer:
-        written = Path(self.folder) / coadd_path(brick, band)
-        cached = Path(self.cache) / coadd_path(brick, band)
+    def _coadd(self, folder: str, brick: str, again: str, kind: Kind, band: str) -> Answer:
+        written = Path(self.folder) / coadd_path(brick, kind, band)
+        cached = Path(self.cache) / coadd_path(brick, kind, band)
         if brick != again or not brick.startswith(folder):
             return _missing()
         if written.is_file():
@@ -107,14 +111,16 @@ class Service:
             number = brickid_of_name(brick)
         except InputError:
             return _missing()
-        centre = bricks_by_id([number])
-        if not self.renderer.survey.covers(float(centre.ra[0]), float(centre.dec[0])):
+        if not self.renderer.survey.meets(bricks_by_id([number])):
             return _missing()
         with self._guard:
             lock = self._locks.setdefault(cached, threading.Lock())
         with lock:
             if not cached.is_file():
-                write_brick(self.renderer, number, band, self.cache)
+                if kind == "image":
+                    write_brick(self.renderer, number, band, self.cache)
+                else:
+                    write_extra(self.renderer, number, kind, band, self.cache)
         return _file(cached)
 
 

@@ -21,16 +21,10 @@ from lensdata.config.base import validate
 from lensdata.config.simulation import MockSurveyConfig
 from lensdata.errors import InputError
 from lensdata.simulation.populations import Columns
-from lensdata.simulation.sky import bricks_at
+from lensdata.simulation.sky import Bricks, bricks_at
 
 FORMAT = 1
-SURVEY_FILE, SOURCES_FILE, TRUTH_FILE, SWEEP_FOLDER, COADD_FOLDER = (
-    "survey.json",
-    "sources.parquet",
-    "truth.parquet",
-    "sweeps",
-    "coadd",
-)
+SURVEY_FILE, SOURCES_FILE, TRUTH_FILE, SWEEP_FOLDER = "survey.json", "sources.parquet", "truth.parquet", "sweeps"
 
 
 @dataclass(frozen=True)
@@ -69,8 +63,7 @@ class Survey:
                 f"{path} has format {described.get('format')!r}, this version reads {FORMAT}; make the survey again."
             )
         config = validate(MockSurveyConfig, described["config"], path)
-        fs, inside = storage.filesystem(storage.join(str(folder), SOURCES_FILE))
-        table = pq.read_table(inside, filesystem=fs)
+        table = pq.read_table(storage.open_arrow(storage.join(str(folder), SOURCES_FILE)))
         return cls.from_sources(config, columns_of(table))
 
     def of_brick(self, brickid: int) -> slice:
@@ -86,6 +79,17 @@ class Survey:
         """True inside the simulated box."""
         sky = self.config.sky
         return sky.ra_min <= ra < sky.ra_max and sky.dec_min <= dec < sky.dec_max
+
+    def meets(self, brick: Bricks) -> bool:
+        """True for a single brick that lies in the simulated box, if only in part."""
+        sky = self.config.sky
+        inside = (
+            (brick.ra2 > sky.ra_min)
+            & (brick.ra1 < sky.ra_max)
+            & (brick.dec2 > sky.dec_min)
+            & (brick.dec1 < sky.dec_max)
+        )
+        return bool(inside[0])
 
 
 def brickid_of_name(name: str) -> int:

@@ -117,8 +117,7 @@ def _files(batches: Iterator[pa.RecordBatch], columns: list[str]) -> Iterator[tu
             leaf = hats.leaf_of_file(uri)
             if leaf is None:
                 raise RuntimeError(f"{uri} is no leaf of a HATS catalogue")
-            fs, path = storage.filesystem(uri)
-            yield uri, pq.read_table(fs.open_input_file(path), columns=columns), *leaf
+            yield uri, pq.read_table(storage.open_arrow(uri), columns=columns), *leaf
 
 
 def _texts(values: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[Any]]:

@@ -2,102 +2,312 @@
 
 from __future__ import annotations
 
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import urllib3
 
 from lensdata import storage
-from lensdata.config.cutouts import FetchCutoutsConfig
-from lensdata.cutouts import quality
+from lensdata.config.cutouts import FetchCutoutsConfig, Route, Server
+from lensdata.cutouts import coadds, quality
+from lensdata.cutouts.client import PoliteClient, Tally
+from lensdata.cutouts.coordinator import RemoteTurns, Stopped
+from lensdata.cutouts.outcome import EXCLUDED, FAILED, STORED, Rejected
 from lensdata.cutouts.request import CutoutRequest, make_request
-from lensdata.cutouts.service import Fetched, RateLimiter, ServiceClient
+from lensdata.cutouts.service import Fetched, fetch_stamp
+from lensdata.errors import InputError
 from lensdata.hashing import pixel_hash
 from lensdata.shards.layout import ImageLayout
 from lensdata.shards.writer import ShardWriter
 from lensdata.tables import BANDS, LEDGER, QUALITY, REQUEST
 
-STORED, EXCLUDED, FAILED = "stored", "excluded", "failed"
 PART_COLUMNS = [column.name for column in (*REQUEST, *QUALITY)] + ["pixel_hash"]
+EXTRA_DTYPES = {"invvar": "float32", "maskbits": "int32"}
+
+
+class Asked(NamedTuple):
+    """An object to get a stamp of."""
+
+    cutout_id: int
+    source_id: int
+    ra: float
+    dec: float
+    brickname: str
+
+
+class Group(NamedTuple):
+    """What a task asks for: the number of its part, and the objects."""
+
+    index: int
+    asked: list[Asked]
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """What every task of a job knows.
+
+    Attributes
+    ----------
+    folder
+        Output of the job.
+    token
+        Of this run of the driver, in the names of its ledger files: what an orphan of an earlier run still publishes does
+        not bear a name of ours.
+    address, key
+        Of the coordinator.
+    """
+
+    config: FetchCutoutsConfig
+    route: Route
+    folder: str
+    token: str
+    address: tuple[str, int]
+    key: bytes
+
+    @property
+    def server(self) -> Server:
+        """The limits that hold on this route."""
+        return self.config.service if self.route == "service" else self.config.coadds
+
+    def ledger_uri(self, index: int) -> str:
+        """Where the ledger rows of a part are published."""
+        return storage.join(self.folder, "ledger", "dataset", f"part-{index:05d}-{self.token}.parquet")
+
+
+def part_index(uri: str) -> int:
+    """Number of a part, from the name of its file; -1 for the ledger rows of an earlier batch.
+
+    >>> part_index("x/part-00007-1a2b3c4d.parquet")
+    7
+    """
+    prefix, number, *_ = uri.rsplit("/", 1)[-1].removesuffix(".parquet").split("-")
+    return int(number) if prefix == "part" else -1
 
 
 def layout(config: FetchCutoutsConfig) -> ImageLayout:
     """How the stamps of this configuration are stored."""
-    shape = (config.size, config.size, len(config.bands))
     return ImageLayout(
-        shape=shape,
-        dtype="float32",
+        shape=(config.size, config.size, len(config.bands)),
+        dtype=config.dtype,
         bands=tuple(config.bands),
         unit="nanomaggy",
         pixscale_arcsec=config.pixscale_arcsec,
     )
 
 
-def part_name(index: int) -> str:
-    """File name of a part and of its ledger rows."""
-    return f"part-{index:05d}.parquet"
+def group_requests(asked: list[Asked], size: int, first: int, *, whole_bricks: bool) -> list[Group]:
+    """Groups of ``size`` requests, numbered from ``first``: each becomes one part.
 
-
-def part_index(uri: str) -> int:
-    """Number of a part, from the name of its file."""
-    return int(uri.rsplit("/", 1)[-1].removeprefix("part-").removesuffix(".parquet"))
-
-
-def fetch_parts(
-    config: FetchCutoutsConfig, folder: str, tasks: int
-) -> Callable[[int, Iterator[Any]], Iterable[tuple[int, int, int, int]]]:
-    """The function of a task over groups ``(part index, [(cutout_id, source_id, ra, dec)])``.
-
-    The job's rate is shared evenly over its ``tasks``, of which no more than that many exist, so their sum never exceeds it.
+    Parameters
+    ----------
+    asked
+        Sorted by brick.
+    whole_bricks
+        Never share a brick between groups: it would be read twice.
     """
+    bricks = [list(members) for _, members in groupby(asked, key=lambda entry: entry.brickname)]
+    groups: list[list[Asked]] = [[]]
+    for members in bricks if whole_bricks else [[entry] for entry in asked]:
+        if groups[-1] and len(groups[-1]) + len(members) > size:
+            groups.append([])
+        groups[-1].extend(members)
+    return [Group(first + number, members) for number, members in enumerate(groups) if members]
 
-    def run(_: int, groups: Iterator[Any]) -> Iterable[tuple[int, int, int, int]]:
-        client = ServiceClient(config.service, RateLimiter(config.service.requests_per_second / tasks))
-        try:
-            for index, rows in groups:
-                if storage.exists(storage.join(folder, "ledger", "dataset", part_name(index))):
-                    continue  # published by an attempt of this task that was lost afterwards
-                requests = [make_request(*row, config) for row in rows]
-                yield (index, *_fetch_part(client, index, requests, config, folder))
-        finally:
-            client.close()
+
+def fetch_group(fetch: Fetch) -> Callable[[Iterator[Group]], Iterable[dict[str, float]]]:
+    """The function of a task; it yields what storing in a smaller type lost, per part."""
+
+    def run(groups: Iterator[Group]) -> Iterable[dict[str, float]]:
+        for group in groups:
+            if storage.exists(fetch.ledger_uri(group.index)):
+                continue  # published by an attempt of this task that was lost afterwards
+            turns = _turns(fetch.address, fetch.key)
+            with ThreadPoolExecutor(fetch.server.connections_per_task) as threads:
+                answers = _ask_for(fetch, group, turns, threads)
+            counts, loss = _publish(fetch, group.index, [answer for answer in answers if answer is not None])
+            turns.report(None, None, counts)
+            yield loss
 
     return run
 
 
-def _fetch_part(
-    client: ServiceClient, index: int, requests: list[CutoutRequest], config: FetchCutoutsConfig, folder: str
-) -> tuple[int, int, int]:
-    with ThreadPoolExecutor(config.service.connections_per_task) as threads:
-        fetched = list(threads.map(client.fetch, requests))
-    rows, stamps = [], []
-    for answer in fetched:
-        row = ledger_row(answer, config)
-        if row["outcome"] == STORED:
-            assert answer.stamp is not None
-            row |= {"part": part_name(index), "row": len(stamps), "pixel_hash": pixel_hash(answer.stamp)}
-            stamps.append(answer.stamp)
-        rows.append(row)
-    if stamps:
-        _write_part(index, [row for row in rows if row["outcome"] == STORED], np.stack(stamps), config, folder)
-    write_ledger(index, rows, folder)  # last: its ledger rows publish a part
+@lru_cache(maxsize=1)
+def _turns(address: tuple[str, int], key: bytes) -> RemoteTurns:
+    return RemoteTurns(address, key)
+
+
+@lru_cache(maxsize=1)
+def _client(server: Server, address: tuple[str, int], key: bytes) -> PoliteClient:
+    return PoliteClient(server, _turns(address, key))  # connections outlive a task
+
+
+def _ask_for(fetch: Fetch, group: Group, turns: RemoteTurns, threads: ThreadPoolExecutor) -> list[Fetched | None]:
+    """What became of each request; None for those that there was no time for."""
+    deadline = time.monotonic() + fetch.config.execution.task_budget_s
+    requests = [make_request(*asked[:4], fetch.config, fetch.route) for asked in group.asked]
+    client = _client(fetch.server, fetch.address, fetch.key)
+    if fetch.route == "service":
+
+        def ask(request: CutoutRequest) -> Fetched | None:
+            try:
+                return fetch_stamp(client, fetch.config.service.url, request, deadline)
+            except Stopped:
+                return None
+
+        return list(threads.map(ask, requests))
+    out: list[Fetched | None] = []
+    for brickname, members in groupby(zip(group.asked, requests, strict=True), key=lambda pair: pair[0].brickname):
+        out += _read_brick(fetch, client, threads, brickname, [request for _, request in members], deadline)
+    return out
+
+
+class RangeReader:
+    """Reads byte ranges of coadds at the job's pace and adds up what that cost; safe between threads."""
+
+    def __init__(self, client: PoliteClient, deadline: float) -> None:
+        self.client, self.deadline, self.tally = client, deadline, Tally()
+        self._lock = threading.Lock()
+
+    def __call__(self, uri: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes ``start`` to ``stop`` of a file; fewer at its end.
+
+        Raises
+        ------
+        Rejected
+            There is no such file, or it cannot be had.
+        Stopped
+            The time is over.
+        """
+        tally = Tally()
+        try:
+            if storage.is_http(uri):
+                wanted = (
+                    {}
+                    if stop is None and start == 0
+                    else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+                )
+                return self.client.ask(uri, _range_check(start, ranged=bool(wanted)), tally, wanted, self.deadline)
+            return self._read_stored(uri, start, stop, tally)
+        except Rejected as error:
+            if error.reason in ("http_404", "http_410"):
+                raise Rejected("no_such_file", permanent=True) from error
+            raise
+        finally:
+            with self._lock:
+                self.tally.add(tally)
+
+    def _read_stored(self, uri: str, start: int, stop: int | None, tally: Tally) -> bytes:
+        started = time.monotonic()
+        if started > self.deadline:
+            raise Stopped
+        try:
+            data = storage.read_range(uri, start, storage.size(uri) if stop is None else stop)
+        except (InputError, FileNotFoundError) as error:
+            raise Rejected("no_such_file", permanent=True) from error
+        except OSError as error:
+            raise Rejected("unreadable", permanent=False) from error
+        tally.attempts, tally.bytes, tally.seconds = 1, len(data), time.monotonic() - started
+        counts = {"requests": 1, "bytes": len(data)}
+        self.client.turns.report(None, None, counts)
+        return data
+
+
+def _range_check(start: int, *, ranged: bool) -> Callable[[urllib3.BaseHTTPResponse], bytes]:
+    def check(answer: urllib3.BaseHTTPResponse) -> bytes:
+        if ranged and answer.status != 206:
+            raise Rejected("no_ranges", permanent=True)
+        if ranged and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            raise Rejected("wrong_range", permanent=True)
+        return bytes(answer.data)
+
+    return check
+
+
+def _read_brick(
+    fetch: Fetch,
+    client: PoliteClient,
+    threads: ThreadPoolExecutor,
+    brickname: str,
+    requests: list[CutoutRequest],
+    deadline: float,
+) -> list[Fetched | None]:
+    read = RangeReader(client, deadline)
+    ra, dec = (np.array([getattr(request, name) for request in requests]) for name in ("ra", "dec"))
+    config = fetch.config
+    try:
+        found = coadds.read_brick(
+            read, config.coadds.url, brickname, ra, dec, config.bands, config.size,
+            whole=fetch.route == "bricks", extras=config.extras, threads=threads,
+        )  # fmt: skip
+    except Stopped:
+        return [None] * len(requests)
+    except Rejected as error:
+        return [Fetched(request, share, reason=error.reason) for request, share in _shares(requests, read.tally)]
+    out: list[Fetched | None] = []
+    for place, (request, share) in enumerate(_shares(requests, read.tally)):
+        answer = Fetched(request, share, reason=found.reasons[place], survey=found.survey, version=found.version)
+        if answer.reason is None:
+            answer.stamp = found.stamps[place]
+            answer.offset = (float(found.offsets[place, 0]), float(found.offsets[place, 1]))
+            answer.extras = {name: getattr(found, name)[place] for name in config.extras}
+        out.append(answer)
+    return out
+
+
+def _shares(requests: list[CutoutRequest], tally: Tally) -> Iterator[tuple[CutoutRequest, Tally]]:
+    """The cost of a brick dealt out over its stamps, so that the ledger's sums are the true ones."""
+    for place, request in enumerate(requests):
+        attempts, size = (
+            total * (place + 1) // len(requests) - total * place // len(requests)
+            for total in (tally.attempts, tally.bytes)
+        )
+        yield request, replace(tally, attempts=attempts, bytes=size, seconds=tally.seconds / len(requests))
+
+
+def _publish(fetch: Fetch, index: int, answers: list[Fetched]) -> tuple[dict[str, int], dict[str, float]]:
+    """Write the part, then the ledger rows that publish it; returns counts per outcome and what storing lost."""
+    rows = [ledger_row(answer, fetch.config) for answer in answers]
+    stored = [(row, answer) for row, answer in zip(rows, answers, strict=True) if row["outcome"] == STORED]
+    loss: dict[str, float] = {}
+    if stored:
+        exact = np.stack([answer.stamp for _, answer in stored if answer.stamp is not None])
+        stamps = exact.astype(fetch.config.dtype, copy=False)
+        loss = storing_loss(exact, stamps)
+        for place, (row, _) in enumerate(stored):
+            row |= {"row": place, "pixel_hash": pixel_hash(stamps[place])}
+        name = _write_part(fetch, index, stored, stamps)
+        for row, _ in stored:
+            row["part"] = name
+    if rows:
+        # Where another attempt of this task was faster, its rows stand, and our part is removed as an orphan in the end.
+        storage.write_new(fetch.ledger_uri(index), ledger_bytes(rows))
     outcomes = [row["outcome"] for row in rows]
-    return outcomes.count(STORED), outcomes.count(EXCLUDED), outcomes.count(FAILED)
+    return {name: outcomes.count(name) for name in (STORED, EXCLUDED, FAILED)}, loss
 
 
 def ledger_row(answer: Fetched, config: FetchCutoutsConfig) -> dict[str, Any]:
     """The ledger's line for one request; the stamp is measured and, where it is bad, excluded with the reason."""
-    request = answer.request
+    request, tally = answer.request, answer.tally
     row: dict[str, Any] = dict.fromkeys(LEDGER.names)
     row |= {
         "cutout_id": request.cutout_id, "source_id": request.source_id, "kind": request.kind, "request_hash": request.hash,
         "route": request.route, "layer": request.layer, "bands": request.bands, "outcome": FAILED, "reason": answer.reason,
-        "survey": answer.survey, "version": answer.version, "attempts": answer.attempts, "seconds": answer.seconds,
-        "status": answer.status, "bytes": answer.bytes,
+        "survey": answer.survey, "version": answer.version, "attempts": tally.attempts, "seconds": tally.seconds,
+        "status": tally.status, "bytes": tally.bytes,
     }  # fmt: skip
+    if answer.offset is not None:
+        row |= {"offset_x": answer.offset[0], "offset_y": answer.offset[1]}
     if answer.stamp is None:
         return row
     found = quality.measure(answer.stamp, config.quality)
@@ -108,16 +318,43 @@ def ledger_row(answer: Fetched, config: FetchCutoutsConfig) -> dict[str, Any]:
     return row | {"outcome": EXCLUDED if reason else STORED, "reason": reason}
 
 
-def _write_part(index: int, rows: list[dict[str, Any]], stamps: Any, config: FetchCutoutsConfig, folder: str) -> None:
+def storing_loss(exact: np.ndarray, stamps: np.ndarray) -> dict[str, float]:
+    """What a smaller type costs: largest error, and its root mean square over the pixel noise (both per part)."""
+    if exact.dtype == stamps.dtype:
+        return {}
+    error = stamps.astype(np.float32) - exact
+    noise = 1.4826 * np.median(np.abs(exact - np.median(exact, axis=(1, 2), keepdims=True)), axis=(1, 2))
+    scaled = error.std(axis=(1, 2)) / np.where(noise > 0, noise, np.inf)
+    return {"largest_error_nmgy": float(np.abs(error).max()), "rms_error_over_noise": float(scaled.max())}
+
+
+def _write_part(fetch: Fetch, index: int, stored: list[tuple[dict[str, Any], Fetched]], stamps: np.ndarray) -> str:
+    """Write the stamps under a name that tells the content: attempts that got other answers never overwrite each other."""
     schema = pa.schema([LEDGER.schema.field(name) for name in PART_COLUMNS])
-    table = pa.Table.from_pylist([{name: row[name] for name in PART_COLUMNS} for row in rows], schema=schema)
-    target = storage.join(folder, "parts", "dataset")
-    with ShardWriter(target, layout(config), first_index=index, prefix="part", target_bytes=1 << 40) as writer:
-        writer.add(table, stamps)
+    table = pa.Table.from_pylist([{name: row[name] for name in PART_COLUMNS} for row, _ in stored], schema=schema)
+    for name in fetch.config.extras:
+        values = np.stack([answer.extras[name] for _, answer in stored]).astype(EXTRA_DTYPES[name])
+        table = table.append_column(*_extra_column(name, values))
+    with tempfile.TemporaryDirectory() as scratch:
+        writer = ShardWriter(scratch, layout(fetch.config), first_index=index, prefix="part", target_bytes=1 << 40)
+        with writer:
+            writer.add(table, stamps)
+        info = writer.shards[0]
+        name = f"part-{index:05d}-{info.sha256[:8]}.parquet"
+        storage.upload_file(Path(scratch) / info.name, storage.join(fetch.folder, "parts", "dataset", name))
+    return name
 
 
-def write_ledger(index: int, rows: list[dict[str, Any]], folder: str) -> None:
-    """Publish the ledger rows of a part, atomically."""
+def _extra_column(name: str, values: np.ndarray) -> tuple[pa.Field, pa.Array]:
+    """An array per stamp as fixed-size bytes; shape and type stand in the field's metadata."""
+    size = values[0].nbytes
+    meaning = {"shape": str(list(values.shape[1:])), "dtype": str(values.dtype)}
+    column = pa.Array.from_buffers(pa.binary(size), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+    return pa.field(name, pa.binary(size), nullable=False, metadata=meaning), column
+
+
+def ledger_bytes(rows: list[dict[str, Any]]) -> bytes:
+    """Ledger rows as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=LEDGER.schema), sink)
-    storage.write_bytes(storage.join(folder, "ledger", "dataset", part_name(index)), sink.getvalue().to_pybytes())
+    return bytes(sink.getvalue())

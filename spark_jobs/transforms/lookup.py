@@ -52,9 +52,8 @@ def _reader(
 
 
 def _found(uri: str, wanted: pa.Table, spec: TableSpec, result: TableSpec) -> Iterator[pa.RecordBatch]:
-    fs, path = storage.filesystem(uri)
     ids = wanted["source_id"].to_numpy()
-    with pq.ParquetFile(fs.open_input_file(path)) as file:
+    with pq.ParquetFile(storage.open_arrow(uri)) as file:
         for group in range(file.num_row_groups):
             here = file.read_row_group(group, columns=["source_id"])["source_id"].to_numpy()
             place = np.minimum(np.searchsorted(ids, here), len(ids) - 1) if len(ids) else np.zeros(0, np.int64)

@@ -143,6 +143,7 @@ def fetch_argv(sky, server, output, *more):
         f"inputs.sample={sky.folder}/sample",
         "--output",
         str(output),
+        "route=service",
         f"service.url={server.url}/viewer/fits-cutout",
         "service.requests_per_second=2000",
         "service.backoff_s=0.01",

@@ -26,6 +26,7 @@ class Cluster:
     url: str
     folder: Path
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    worker_addresses: list[str] = field(default_factory=list)
 
     def submit(self, module: str, arguments: list[str], log: Path, *conf: str) -> subprocess.Popen[bytes]:
         """Start a job on the cluster by the command line that a user would type."""
@@ -42,12 +43,27 @@ class Cluster:
             *arguments,
         ]
         with log.open("ab") as handle:
-            return subprocess.Popen(command, stdout=handle, stderr=handle, env=environment())
+            return subprocess.Popen(command, stdout=handle, stderr=handle, env=environment(), start_new_session=True)
 
     def kill_worker(self, number: int) -> None:
         """SIGKILL a worker and the executors it started."""
         os.killpg(self.workers[number].pid, signal.SIGKILL)
         self.workers[number].wait()
+
+    def executors(self) -> list[int]:
+        """Process numbers of the running executors."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                command = (entry / "cmdline").read_bytes() if entry.name.isdecimal() else b""
+            except OSError:  # it has just ended
+                continue
+            if b"CoarseGrainedExecutorBackend" in command and self._is_ours(command):
+                found.append(int(entry.name))
+        return sorted(found)
+
+    def _is_ours(self, command: bytes) -> bool:
+        return any(f"worker-url\0spark://Worker@{address}".encode() in command for address in self.worker_addresses)
 
     def executors_of(self, number: int) -> int:
         """Executors that a worker has started so far."""
@@ -75,8 +91,8 @@ def _start(name: str, folder: Path, arguments: list[str], pattern: str) -> tuple
 
 
 @contextmanager
-def spark_cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
-    """A master and workers of one core each, on free ports."""
+def spark_cluster(folder: Path, workers: int = 2, cores: int = 1, memory: str = "1g") -> Iterator[Cluster]:
+    """A master and workers of so many cores and so much memory each, on free ports."""
     folder.mkdir(parents=True, exist_ok=True)
     started: list[subprocess.Popen[bytes]] = []
     try:
@@ -88,9 +104,9 @@ def spark_cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
             arguments = [
                 WORKER,
                 "--cores",
-                "1",
+                str(cores),
                 "--memory",
-                "1g",
+                memory,
                 "--webui-port",
                 "0",
                 "--work-dir",
@@ -98,6 +114,8 @@ def spark_cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
             ]
             worker, _ = _start(f"worker-{number}", folder, [*arguments, url], "Successfully registered with master")
             started.append(worker)
+            log = (folder / f"worker-{number}.log").read_text(errors="replace")
+            cluster.worker_addresses.append(re.search(r"Starting Spark worker (\S+) with", log)[1])
             cluster.workers.append(worker)
         yield cluster
     finally:

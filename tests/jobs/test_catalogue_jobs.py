@@ -15,7 +15,7 @@ from lensdata.config.catalogue import Confusers
 from lensdata.sky import splits
 from lensdata.sky.healpix import ang2pix
 from spark_jobs import assign_splits, extract_pool, match_positives, sample_negatives, validate_catalogue
-from tests.jobs.conftest import LENSES, ROWS, run_chain
+from tests.jobs.conftest import LENSES, ROWS
 from tests.sweeps import galaxies, write_sweep
 
 
@@ -160,29 +160,6 @@ def test_a_larger_ratio_contains_the_smaller_sample(chain, spark, tmp_path):
     assert sample_negatives.main([*argv[:2], "--output", str(tmp_path / "m"), "ratio=8", "n1_percent=100"]) == 0
     small, large = (set(read(tmp_path / name, tables.NEGATIVES)["source_id"]) for name in "nm")
     assert small < large
-
-
-def test_the_tables_do_not_depend_on_partitions_or_files(chain, sky, spark, tmp_path):
-    before = spark.conf.get("spark.sql.shuffle.partitions")
-    again = run_chain(sky, tmp_path, rows_per_split=1000)
-    spark.conf.set("spark.sql.shuffle.partitions", 7)
-    argv = [
-        f"inputs.pool={again}/pool",
-        f"inputs.positives={again}/positives",
-        "--output",
-        f"{again}/seven",
-        "ratio=10",
-        "execution.shuffle_partitions=7",
-    ]
-    assert sample_negatives.main(argv) == 0
-    spark.conf.set("spark.sql.shuffle.partitions", before)
-    for name in ("pool", "pool/near_lenses", "pool/rejected", "positives", "negatives", "sample"):
-        contents = [json.loads((folder / name / "_table.json").read_text())["content"] for folder in (chain, again)]
-        assert contents[0] == contents[1], name
-    assert (
-        json.loads((again / "seven" / "_table.json").read_text())["content"]
-        == json.loads((again / "negatives" / "_table.json").read_text())["content"]
-    )
 
 
 def test_a_null_string_survives_the_way_into_spark_and_back(spark):

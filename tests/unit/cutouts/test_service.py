@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from io import BytesIO
@@ -13,17 +12,20 @@ import pytest
 from astropy.io import fits
 
 from lensdata.config.cutouts import FetchCutoutsConfig
+from lensdata.cutouts.client import retry_after_s
+from lensdata.cutouts.outcome import Rejected
 from lensdata.cutouts.request import make_request
-from lensdata.cutouts.service import RateLimiter, Rejected, read_stamp, retry_after_s
+from lensdata.cutouts.service import read_stamp
 
-REQUEST = make_request(7, 7, 10.0, -5.0, FetchCutoutsConfig())
+REQUEST = make_request(7, 7, 10.0, -5.0, FetchCutoutsConfig(), "service")
+WCS = {"CRVAL1": 10.0, "CRVAL2": -5.0, "CD1_1": -0.262 / 3600, "CD2_2": 0.262 / 3600}
 
 
 def answer(shape=(3, 101, 101), bands="grz", **cards):
     data = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     hdu = fits.PrimaryHDU(data)
     hdu.header["BANDS"] = bands
-    for key, value in cards.items():
+    for key, value in (WCS | cards).items():
         hdu.header[key] = value
     sink = BytesIO()
     hdu.writeto(sink)
@@ -51,6 +53,10 @@ def test_planes_become_the_last_axis_in_band_order():
         (answer((4, 101, 101), "griz")[1], "wrong_bands_griz", True),
         (answer((3, 101, 101), "zrg")[1], "wrong_bands_zrg", True),
         (answer((3, 100, 100))[1], "wrong_size", True),
+        (answer(CRVAL1=10.01)[1], "wrong_position_or_scale", True),
+        (answer(CD2_2=0.524 / 3600)[1], "wrong_position_or_scale", True),
+        (answer()[1] + b"\0" * 2880, "truncated", False),
+        (b"SIMPLE  =                    T", "truncated", False),
     ],
 )
 def test_an_http_200_is_not_believed(body, reason, permanent):
@@ -77,10 +83,11 @@ def test_the_request_hash_sees_every_field_that_changes_pixels():
         base.model_copy(update=change)
         for change in ({"layer": "ls-dr9"}, {"size": 64}, {"bands": "gr"}, {"pixscale_arcsec": 0.3})
     ]
-    hashes = {make_request(7, 7, 10.0, -5.0, config).hash for config in [base, *variants]} | {
-        make_request(7, 7, 10.001, -5.0, base).hash
+    hashes = {make_request(7, 7, 10.0, -5.0, config, "service").hash for config in [base, *variants]} | {
+        make_request(7, 7, 10.001, -5.0, base, "service").hash,
+        make_request(7, 7, 10.0, -5.0, base, "tiles").hash,
     }
-    assert len(hashes) == 6
+    assert len(hashes) == 7
 
 
 def test_retry_after_is_understood_in_both_forms():
@@ -89,11 +96,3 @@ def test_retry_after_is_understood_in_both_forms():
     assert 27 < retry_after_s(later, 9.0) <= 30
     assert retry_after_s(None, 9.0) == 9.0
     assert retry_after_s("soon", 9.0) == 9.0
-
-
-def test_the_limiter_spaces_starts_evenly():
-    limiter = RateLimiter(200.0)
-    started = time.monotonic()
-    for _ in range(21):
-        limiter.wait()
-    assert time.monotonic() - started >= 20 / 200.0
