@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from lensdata.errors import InputError
 from lensdata.hashing import splitmix64, text_hash
 
 SCHEMA_VERSION = 3
+READERS = 16
 BANDS = ("g", "r", "z")
 UInt64Array = npt.NDArray[np.uint64]
 
@@ -552,19 +554,23 @@ def iterate(folder: str, columns: list[str] | None = None, *, check: bool = True
     if check:
         require_success(folder)
     for name in dataset_files(folder):
-        try:
-            with pq.ParquetFile(storage.open_arrow(name)) as file:
-                absent = [column for column in columns or [] if column not in file.schema_arrow.names]
-                if absent:
-                    raise InputError(
-                        f"{name}: column {absent[0]!r} is missing; found {', '.join(file.schema_arrow.names)}."
-                    )
-                for group in range(file.num_row_groups):
-                    yield file.read_row_group(group, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(
-                f"{name} is not a readable Parquet file ({error}); run the step that wrote it again."
-            ) from error
+        yield from _groups_of(name, columns)
+
+
+def _groups_of(name: str, columns: list[str] | None) -> Iterator[pa.Table]:
+    try:
+        with pq.ParquetFile(storage.open_arrow(name)) as file:
+            absent = [column for column in columns or [] if column not in file.schema_arrow.names]
+            if absent:
+                raise InputError(
+                    f"{name}: column {absent[0]!r} is missing; found {', '.join(file.schema_arrow.names)}."
+                )
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(
+            f"{name} is not a readable Parquet file ({error}); run the step that wrote it again."
+        ) from error
 
 
 def read_table(
@@ -579,7 +585,13 @@ def read_table(
     """
     if check and spec is not None:
         require_kind(folder, spec)
-    pieces = list(iterate(folder, columns, check=check))
+    if check:
+        require_success(folder)
+    with ThreadPoolExecutor(
+        READERS
+    ) as threads:  # a ledger has thousands of small files, each a few round trips to a store
+        read = threads.map(lambda name: list(_groups_of(name, columns)), dataset_files(folder))
+        pieces = [piece for groups in read for piece in groups]
     if not pieces:
         described = storage.join(folder, "_table.json")
         kind = storage.read_json(described).get("table") if storage.exists(described) else None

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,9 @@ import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from lensdata import steps, storage, tables
-from lensdata.config.cutouts import FetchCutoutsConfig, Route
+from lensdata.config.cutouts import Coadds, FetchCutoutsConfig, Route, Service
 from lensdata.cutouts import planning
-from lensdata.cutouts.client import require_reachable
+from lensdata.cutouts.client import require_ranges, require_reachable
 from lensdata.cutouts.coadds import Kind, coadd_files, coadd_uri
 from lensdata.cutouts.coordinator import Coordinator, LocalTurns
 from lensdata.cutouts.outcome import EXCLUDED, FAILED, STORED
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 JOB = JOBS["fetch_cutouts"]
 # A fetch is what came, not when or how often it was asked for (docs/architecture.md, section 3).
 LEDGER_IDENTITY = ["cutout_id", "request_hash", "outcome", "reason", "pixel_hash"]
+READERS = 16  # files of the ledger read at once
 PLAN = "_plan.json"
 PLAN_ONLY = "--plan-only"
 # What two batches must share to be read as one; the objects asked for may differ.
@@ -243,19 +245,24 @@ def take_over(run: JobRun, reused: pa.Table, asked: list[Asked], route: Route) -
         storage.write_bytes(uri, ledger_bytes(kept.to_pylist()))
 
 
+def read_ledger(ledger: str, columns: list[str] | None = None) -> dict[str, pa.Table]:
+    """The files of a ledger, side by side: thousands of small ones, each a few round trips to a store."""
+    names = storage.list_files(ledger, ".parquet")
+    with ThreadPoolExecutor(READERS) as threads:
+        read = threads.map(lambda name: pq.read_table(storage.open_arrow(name), columns=columns), names)
+        return dict(zip(names, read, strict=True))
+
+
 def settled_ids(ledger: str) -> set[int]:
     """Stamps with a ledger row: they are stored, excluded, or were given up in this run."""
-    found: set[int] = set()
-    for name in storage.list_files(ledger, ".parquet"):
-        found.update(pq.read_table(storage.open_arrow(name), columns=["cutout_id"])["cutout_id"].to_pylist())
-    return found
+    found = read_ledger(ledger, ["cutout_id"]).values()
+    return {key for rows in found for key in rows["cutout_id"].to_pylist()}
 
 
 def forget_failures(ledger: str) -> None:
     """Take failures out of the ledger, so that they are asked for again: what could not be had in an outage is no final word."""
     storage.remove(storage.join(ledger, "_SUCCESS"))
-    for name in storage.list_files(ledger, ".parquet"):
-        rows = pq.read_table(storage.open_arrow(name))
+    for name, rows in read_ledger(ledger).items():
         final = rows.filter(pc.not_equal(rows["outcome"], FAILED))
         if final.num_rows == 0:
             storage.remove(name)
@@ -265,18 +272,14 @@ def forget_failures(ledger: str) -> None:
 
 def remove_repeated(ledger: str) -> None:
     """Keep one row per stamp: an orphan of a killed run may have published after this run had looked."""
-    names = storage.list_files(ledger, ".parquet")
-    if sum(pq.read_metadata(storage.open_arrow(name)).num_rows for name in names) == len(settled_ids(ledger)):
-        return
     seen: set[int] = set()
-    for name in names:
-        rows = pq.read_table(storage.open_arrow(name)).to_pylist()
-        new = [row for row in rows if row["cutout_id"] not in seen]
-        seen.update(row["cutout_id"] for row in new)
-        if not new:
-            storage.remove(name)
-        elif len(new) < len(rows):
-            storage.write_bytes(name, ledger_bytes(new))
+    for name, rows in read_ledger(ledger, ["cutout_id"]).items():
+        ids = rows["cutout_id"].to_pylist()
+        if not seen.isdisjoint(ids):
+            whole = pq.read_table(storage.open_arrow(name)).to_pylist()
+            new = [row for row in whole if row["cutout_id"] not in seen]
+            storage.write_bytes(name, ledger_bytes(new)) if new else storage.remove(name)
+        seen.update(ids)
 
 
 def remove_orphans(parts: str, ledger: pa.Table) -> None:
@@ -299,15 +302,18 @@ def fetch_missing(spark: SparkSession, run: JobRun, route: Route, missing: list[
     server = config.service if route == "service" else config.coadds
     if storage.is_http(server.url):
         require_reachable(server, server.url, "service.url" if route == "service" else "coadds.url")
+        if route == "tiles":
+            require_ranges(server, coadd_uri(server.url, missing[0].brickname, "image", config.bands[0]))
     pace = Pace(
         server.requests_per_second, server.backoff_max_s, server.outage_max_s, server.connect_timeout_s + server.read_timeout_s,
         now=time.monotonic(), resumed=run.resumed,
     )  # fmt: skip
     turns = LocalTurns(pace)
-    host = spark.conf.get("spark.driver.host", "127.0.0.1")
+    host = str(spark.conf.get("spark.driver.host", "127.0.0.1"))
+    bind = str(spark.conf.get("spark.driver.bindAddress", host))
     losses: list[dict[str, float]] = []
     with (
-        Coordinator(turns, str(host), config.execution.coordinator_port) as coordinator,
+        Coordinator(turns, host, config.execution.coordinator_port, bind) as coordinator,
         Watcher(turns, run.path("fetch.prom"), total - len(missing), total),
     ):
         fetch = Fetch(config, route, run.output, secrets.token_hex(4), coordinator.address, coordinator.key)
@@ -319,12 +325,30 @@ def fetch_missing(spark: SparkSession, run: JobRun, route: Route, missing: list[
             losses += spark.sparkContext.parallelize(groups, len(groups)).mapPartitions(fetch_group(fetch)).collect()
             settled, before = settled_ids(run.path("ledger")), len(missing)
             missing = [entry for entry in missing if entry.cutout_id not in settled]
-            if missing and (pace.down or len(missing) == before):
-                raise JobFailed(
-                    f"{server.url} did not answer for {server.outage_max_s:g} s; {total - len(missing)} of {total} stamps are "
-                    "settled, run again to go on"
-                )
+            require_progress(pace, server, before - len(missing), total - len(missing), total, config)
     return {name: max(entry[name] for entry in losses if entry) for name in next(filter(None, losses), {})}
+
+
+def require_progress(
+    pace: Pace, server: Service | Coadds, new: int, settled: int, total: int, config: FetchCutoutsConfig
+) -> None:
+    """Go on with another round unless there is no hope in it.
+
+    Raises
+    ------
+    JobFailed
+        An outage too long, a server that wants us to wait long, or no stamp settled within a task's time.
+    """
+    wait_s = pace.named_wait_s(time.monotonic())
+    if settled == total or not (pace.given_up or (new == 0 and not pace.down)):
+        return
+    if pace.given_up:
+        why = f"did not answer for {server.outage_max_s:g} s; run again to go on"
+    elif wait_s > 0:
+        why = f"asks to wait {wait_s:.0f} s; run again then"
+    else:
+        why = f"settled no stamp in execution.task_budget_s={config.execution.task_budget_s:g}; raise it and run again"
+    raise JobFailed(f"{server.url} {why} ({settled} of {total} stamps are settled)")
 
 
 def check(ledger: pa.Table, total: int, config: FetchCutoutsConfig) -> dict[str, Any]:

@@ -223,3 +223,19 @@ def require_reachable(server: Server, url: str, key: str) -> None:
         socket.create_connection((address.hostname or "", port), server.connect_timeout_s).close()
     except OSError as error:
         raise InputError(f"{url} cannot be reached ({error}); check {key}.") from error
+
+
+def require_ranges(server: Server, uri: str) -> None:
+    """Refuse to read ranges of files from a server that sends whole ones.
+
+    Raises
+    ------
+    InputError
+        A range was asked for, and answered with the file.
+    """
+    with urllib3.PoolManager(timeout=urllib3.Timeout(server.connect_timeout_s, server.read_timeout_s)) as pool:
+        answer = pool.request("GET", uri, headers={"Range": "bytes=0-0"}, preload_content=False)
+        status = answer.status
+        answer.close()
+    if status == 200:
+        raise InputError(f"{uri}: the server ignores Range requests, which route=tiles needs; take route=bricks.")

@@ -93,6 +93,13 @@ class LocalTurns:
 class Coordinator:
     """Serves the turns of a `LocalTurns` to other processes; a context manager.
 
+    Parameters
+    ----------
+    host, port
+        Where others find it; port 0 takes a free one.
+    bind
+        Address to listen at, where that is another one (behind the bridge of a container).
+
     Attributes
     ----------
     address
@@ -101,10 +108,10 @@ class Coordinator:
         Secret that a client must know.
     """
 
-    def __init__(self, turns: LocalTurns, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, turns: LocalTurns, host: str = "127.0.0.1", port: int = 0, bind: str | None = None) -> None:
         self.turns = turns
         self.key = secrets.token_bytes(32)
-        self._listener = Listener((host, port), backlog=128, authkey=self.key)
+        self._listener = Listener((bind or host, port), backlog=128, authkey=self.key)
         address: Any = self._listener.address
         self.address: tuple[str, int] = (host, int(address[1]))
         self._closed = False
@@ -145,9 +152,16 @@ def _send_at_once(connection: Connection[Any, Any]) -> None:
 
 
 class RemoteTurns:
-    """The turns of a `Coordinator`, from another process; safe between threads."""
+    """The turns of a `Coordinator`, from another process; safe between threads.
+
+    Attributes
+    ----------
+    lost
+        The connection broke; a new one may find the driver again.
+    """
 
     def __init__(self, address: tuple[str, int], key: bytes) -> None:
+        self.lost = False
         self._connection = Client(address, authkey=key)
         _send_at_once(self._connection)
         self._lock = threading.Lock()
@@ -165,6 +179,7 @@ class RemoteTurns:
                 self._connection.send(None)
                 answer: Turn = self._connection.recv()
         except (OSError, EOFError) as error:
+            self.lost = True
             raise Stopped("the driver is gone") from error
         return answer
 

@@ -83,6 +83,7 @@ class Pace:
         self.mean_rate = self.in_window / (self.window_s + SLACK_S)
         self.cooldown_max_s, self.outage_max_s, self.probe_s = cooldown_max_s, outage_max_s, probe_s
         self.factor = 1.0
+        self.given_up = False
         self.counts: Counter[str] = Counter()
         self._turns: deque[float] = deque(maxlen=self.in_window)
         if resumed:
@@ -94,6 +95,10 @@ class Pace:
         self._down_since: float | None = None
         self._cooldown_s = FIRST_COOLDOWN_S
         self._probe_at: float | None = None
+
+    def named_wait_s(self, now: float) -> float:
+        """How long the server still wants us to wait."""
+        return max(0.0, self._not_before - now)
 
     @property
     def down(self) -> bool:
@@ -123,6 +128,7 @@ class Pace:
 
     def _turn_in_outage(self, now: float, since: float) -> Turn:
         if now - since > self.outage_max_s:
+            self.given_up = True
             return Turn("stop")
         if self._probe_at is not None and now - self._probe_at < self.probe_s:
             return Turn("wait", 1.0)

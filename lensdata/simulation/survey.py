@@ -26,7 +26,7 @@ from lensdata import steps, storage, tables
 from lensdata.catalogue.lenses import read_lenses
 from lensdata.config.simulation import MockSurveyConfig
 from lensdata.simulation import populations
-from lensdata.simulation.bricks import write_brick
+from lensdata.simulation.bricks import write_brick, write_extra
 from lensdata.simulation.catalogue import LensList, build_sources
 from lensdata.simulation.lenses import PARAMETERS
 from lensdata.simulation.populations import Columns
@@ -127,6 +127,8 @@ def body(run: steps.JobRun) -> steps.Outcome:
     for done, name in enumerate(config.write_bricks, start=1):
         for band in BANDS:
             write_brick(renderer, brickid_of_name(name), band, run.output)
+            write_extra(renderer, brickid_of_name(name), "invvar", band, run.output)
+        write_extra(renderer, brickid_of_name(name), "maskbits", "", run.output)
         steps.progress(done, len(config.write_bricks), "bricks")
     _, content = tables.content_hash([table_of(survey.sources)])
     return steps.Outcome(rows=report["rows"], content=content, report=report)

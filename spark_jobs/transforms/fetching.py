@@ -132,7 +132,7 @@ def fetch_group(fetch: Fetch) -> Callable[[Iterator[Group]], Iterable[dict[str, 
         for group in groups:
             if storage.exists(fetch.ledger_uri(group.index)):
                 continue  # published by an attempt of this task that was lost afterwards
-            turns = _turns(fetch.address, fetch.key)
+            turns = _connected(fetch)
             with ThreadPoolExecutor(fetch.server.connections_per_task) as threads:
                 answers = _ask_for(fetch, group, turns, threads)
             counts, loss = _publish(fetch, group.index, [answer for answer in answers if answer is not None])
@@ -140,6 +140,15 @@ def fetch_group(fetch: Fetch) -> Callable[[Iterator[Group]], Iterable[dict[str, 
             yield loss
 
     return run
+
+
+def _connected(fetch: Fetch) -> RemoteTurns:
+    turns = _turns(fetch.address, fetch.key)
+    if turns.lost:
+        _turns.cache_clear()
+        _client.cache_clear()
+        turns = _turns(fetch.address, fetch.key)
+    return turns
 
 
 @lru_cache(maxsize=1)

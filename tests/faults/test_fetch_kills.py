@@ -26,7 +26,8 @@ from tests.jobs.spark_cluster import environment, spark_cluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 KILLS = int(os.environ.get("LENSDATA_KILLS", "3"))
-STAMPS, RATE = 400, 20.0
+RATE = 20.0
+STAMPS = max(400, 130 * KILLS)  # enough work for all kills
 PATIENCE_S = 600
 JOB = "spark_jobs.fetch_cutouts"
 SMALL = ("spark.executor.memory=512m", "spark.executor.cores=1", "spark.driver.memory=1g")
@@ -74,8 +75,8 @@ def contents(output: Path) -> list[str]:
     return [json.loads((output / name / "_table.json").read_text())["content"] for name in ("ledger", "parts")]
 
 
-def published(output: Path) -> set[str]:
-    """Positions of the stamps that the ledger says are there, as the server's log names them."""
+def published(output: Path) -> set[int]:
+    """Objects whose stamps the ledger says are there, or excluded."""
     ids = set()
     for path in (output / "ledger" / "dataset").glob("*.parquet"):
         rows = pq.read_table(path).to_pylist()
@@ -113,8 +114,8 @@ def test_a_killed_driver_goes_on_where_it_was(survey, sample, undisturbed, rng, 
             process = start_here(argv, log)
             # from before the first stamp to some way into the work
             time.sleep(rng.uniform(1.0, 12.0))
-            running = process.poll() is None
-            os.killpg(process.pid, signal.SIGKILL) if running else None
+            assert process.poll() is None, "the job was done before all kills"
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             assert_not_asked_again(server, sample, there, started)
             there = published(output)
@@ -135,6 +136,7 @@ def test_a_killed_server_is_waited_for(survey, sample, undisturbed, rng, tmp_pat
             time.sleep(0.1)
         for _ in range(KILLS):
             time.sleep(rng.uniform(0.5, 5.0))
+            assert process.poll() is None, "the job was done before all kills"
             server.kill()
             time.sleep(rng.uniform(0.5, 8.0))
             server.start()
@@ -151,15 +153,17 @@ def test_killed_executors_are_replaced_and_change_nothing(survey, sample, undist
         while not server.requests():
             assert process.poll() is None, log.read_text()[-5000:]
             time.sleep(0.1)
+        killed: list[tuple[set[int], float]] = []
         for _ in range(KILLS):
             time.sleep(rng.uniform(0.5, 6.0))
-            alive = cluster.executors()
-            if process.poll() is None and alive:
-                os.kill(rng.choice(alive), signal.SIGKILL)
-                there, since = published(output), time.time()
-                time.sleep(0.5)
-                assert_not_asked_again(server, sample, there, since)
+            while not (alive := cluster.executors()):
+                assert process.poll() is None, "the job was done before all kills"
+                time.sleep(0.1)
+            os.kill(rng.choice(alive), signal.SIGKILL)
+            killed.append((published(output), time.time()))
         assert process.wait(PATIENCE_S) == 0, log.read_text()[-5000:]
+        for there, since in killed:
+            assert_not_asked_again(server, sample, there, since)
     assert contents(output) == undisturbed
 
 

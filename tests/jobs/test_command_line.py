@@ -13,7 +13,7 @@ from spark_jobs import extract_pool
 
 def test_spark_submit_gives_the_table_of_the_shared_session(sky, chain, tmp_path):
     submit = Path(sys.executable).with_name("spark-submit")
-    command = [str(submit), "--master", "local-cluster[1,2,1024]", extract_pool.__file__, f"inputs.sweeps={sky.sweeps}",
+    command = [str(submit), "--master", "local[2]", extract_pool.__file__, f"inputs.sweeps={sky.sweeps}",
                f"inputs.lenses={sky.lens_csv}", "--output", str(tmp_path / "pool")]  # fmt: skip
     environment = os.environ | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)

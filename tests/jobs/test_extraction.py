@@ -54,7 +54,7 @@ def test_packed_files_give_the_same_pool(chain, sky, copied, tmp_path):
 
 
 def test_a_list_of_web_addresses_in_any_order_gives_the_same_pool(chain, sky, spark, tmp_path):
-    faults = Faults(refusals=3, cut_short=2)
+    faults = Faults(refusals=1, cut_short=1)
     with serve(sky.sweeps, faults) as url:
         (tmp_path / "list.txt").write_text("".join(f"{url}/{name}\n" for name in reversed(NAMES)))
         assert extract(sky, tmp_path / "list.txt", tmp_path / "pool") == 0

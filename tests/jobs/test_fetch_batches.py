@@ -203,3 +203,28 @@ def test_stamps_of_two_grids_are_not_packed_together(one_brick, tmp_path, capsys
     argv = [f"inputs.sample={folder}/sample", f"inputs.cutouts={mixed}", "--output", str(tmp_path / "out")]
     assert build_manifests.main(argv) == 2
     assert "by route tiles" in capsys.readouterr().err
+
+
+def test_an_outage_that_lasts_ends_the_run_in_a_sentence_and_another_run_goes_on(tiny, serve, tmp_path, capsys):
+    output = tmp_path / "out"
+    dead = serve(rate_503=1.0)
+    argv = fetch_argv(tiny, dead, output, "--test-limit", "40", "service.outage_max_s=2")
+    assert fetch_cutouts.main(argv) == 1
+    assert "did not answer for 2 s; run again to go on (0 of 40 stamps are settled)" in capsys.readouterr().err
+    assert fetch_cutouts.main(fetch_argv(tiny, serve(), output, "--test-limit", "40")) == 0
+    assert "failed" not in set(ledger_of(output)["outcome"])
+
+
+def test_a_mirror_without_ranges_is_refused_for_tiles(tiny, serve, one_brick, tmp_path, capsys):
+    folder, _ = one_brick
+    server = serve(accept_ranges=False)
+    argv = [
+        f"inputs.sample={folder}/sample",
+        "--output",
+        str(tmp_path / "out"),
+        "route=tiles",
+        f"coadds.url={server.url}",
+    ]
+    assert fetch_cutouts.main(argv) == 2
+    assert "ignores Range requests" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -86,6 +86,7 @@ def test_every_source_planted_inside_the_radius_of_a_real_artefact_goes_and_the_
         assert here["contaminant_ra"].isin([positions.loc[name, "ra"]]).all()
 
 
+@pytest.mark.slow
 def test_real_dr10_sources_lose_those_near_a_lens_and_can_then_be_sampled(real_data, stein, slacs, spark, tmp_path):
     sources = pd.read_csv(real_data / "tractor" / "dr10_lrg_area_weighted.csv")
     sky = SkyCoord(sources["RA"], sources["DEC"], unit="deg")

@@ -179,6 +179,7 @@ sys.exit(train.main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_any_two_files_ends_bit_equal(tmp_path: Path, arc_manifest: Manifest) -> None:
     manifest, folder, whole = arc_manifest(), tmp_path / "run", tmp_path / "whole"
     settings = ["epochs=4", "checkpoints.keep_every=1"]
