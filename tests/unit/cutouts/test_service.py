@@ -15,7 +15,7 @@ from lensdata.config.cutouts import FetchCutoutsConfig
 from lensdata.cutouts.client import retry_after_s
 from lensdata.cutouts.outcome import Rejected
 from lensdata.cutouts.request import make_request
-from lensdata.cutouts.service import read_stamp
+from lensdata.cutouts.service import read_cards, read_stamp
 
 REQUEST = make_request(7, 7, 10.0, -5.0, FetchCutoutsConfig(), "service")
 WCS = {"CRVAL1": 10.0, "CRVAL2": -5.0, "CD1_1": -0.262 / 3600, "CD2_2": 0.262 / 3600}
@@ -96,3 +96,18 @@ def test_retry_after_is_understood_in_both_forms():
     assert 27 < retry_after_s(later, 9.0) <= 30
     assert retry_after_s(None, 9.0) == 9.0
     assert retry_after_s("soon", 9.0) == 9.0
+
+
+def test_cards_are_those_that_astropy_reads():
+    _, body = answer(SURVEY="LegacySurvey", VERSION="DR10", TELESCOP="it's / a test", EPOCH=2000.5, FLAG=True, COUNT=-7)
+    cards, start = read_cards(body)
+    header = fits.Header.fromstring(body[:start])
+    assert len(header) < start // 80 <= len(body) // 80
+    for name in ("NAXIS", "NAXIS3", "BITPIX", "COUNT"):
+        assert int(cards[name]) == header[name]
+    for name in ("CRVAL1", "CRVAL2", "CD1_1", "CD2_2", "EPOCH"):
+        assert float(cards[name]) == header[name]
+    for name in ("BANDS", "SURVEY", "VERSION"):
+        assert cards[name] == header[name]
+    with pytest.raises(ValueError, match="no END card"):
+        read_cards(body[:160])
