@@ -27,7 +27,7 @@ from lensdata.errors import InputError
 log = logging.getLogger(__name__)
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT = 0, 1, 2
-RUNNING = "_running.json"  # in the work folder of a table step: who is at work
+RUNNING = "_running.json"  # in the folder a step works in: who is at work
 HASHED_BYTES = 256 << 20  # inputs up to this size are identified by content, larger ones by size and etag or mtime
 
 
@@ -89,6 +89,7 @@ class JobRun:
     test_limit: int | None
     argv: tuple[str, ...] = ()
     identity: dict[str, Any] = field(default_factory=dict)
+    retry: bool = False
 
     def path(self, *parts: str) -> str:
         """A path under the output folder."""
@@ -118,6 +119,7 @@ def parse(job: Job, argv: Sequence[str]) -> Request:
     parser.add_argument("--force", action="store_true", help="replace a finished output")
     if job.retries:
         parser.add_argument("--retry", action="store_true", help="ask again for what failed in a finished output")
+        parser.add_argument("--plan-only", action="store_true", help="compare the routes, and fetch nothing")
     parser.add_argument("--test-limit", type=int, help="work on the first N units only")
     parser.add_argument("settings", nargs="*", metavar="inputs.NAME=URI | key=value")
     keys = [name for name, known in job.config.model_fields.items() if known.annotation in (int, float, str)]
@@ -348,6 +350,8 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
     for old in storage.leftovers(request.output):
         _refuse_running(request.output, old)
         storage.remove(old)
+    if job.kind == "part":
+        _refuse_running(request.output, request.output)
     work, aside = request.output, None
     if job.kind == "table":
         work = storage.join(
@@ -358,13 +362,10 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
         if aside is None:
             storage.discard_folder(request.output)
     storage.make_folder(work)
-    if job.kind == "table":
-        storage.write_json(storage.join(work, RUNNING), {"host": platform.node(), "process": os.getpid()})
     if job.kind == "part":
-        for mark in ("_SUCCESS", "_table.json") if request.retry else ():
-            storage.remove(storage.join(work, mark))
         storage.write_json(storage.join(work, "_started.json"), {"step": job.name, "identity": wanted})
         storage.write_json(storage.join(work, "_config.json"), request.config.model_dump(mode="json"))
+    storage.write_json(storage.join(work, RUNNING), {"host": platform.node(), "process": os.getpid()})
     log.info("step=%s output=%s state=%s", job.name, request.output, now)
     run = JobRun(
         request.config,
@@ -376,6 +377,7 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
         request.test_limit,
         request.argv,
         wanted,
+        request.retry,
     )
     try:
         outcome = body(run)
@@ -409,7 +411,7 @@ def _refuse_running(output: str, leftover: str) -> None:
         pass  # alive, and somebody else's
     raise InputError(
         f"Output {output} is being written by process {owner['process']}; wait for it or stop it. If that is another program, "
-        f"remove {leftover}."
+        f"remove {mark}."
     )
 
 
@@ -424,7 +426,7 @@ def _withdraw(job: Job, run: JobRun, aside: str | None, error: Exception) -> Non
     if isinstance(error, JobFailed) or run.resumed:
         return
     names = {name.rsplit("/", 1)[-1] for name in storage.list_files(run.output)}
-    if names <= {"_started.json", "_config.json", "_plan.json"}:
+    if names <= {"_started.json", "_config.json", "_plan.json", RUNNING}:
         storage.remove(run.output)
         if aside is not None:
             os.rename(aside, run.output)

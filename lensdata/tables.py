@@ -297,7 +297,12 @@ LEDGER = TableSpec(
         Column("offset_y", F32, "pixel", "the same, upwards"),
         Column("part", TEXT, "", "file of the stamp, relative to parts/dataset"),
         Column("row", I32, "", "row in that file"),
-        Column("attempts", I32, "", "requests made; of a brick, the stamp's share; 0 if an earlier batch made them"),
+        Column(
+            "attempts",
+            I32,
+            "",
+            "requests made; of a brick, the stamp's share in whole numbers; 0 if an earlier batch made them",
+        ),
         Column("seconds", F32, "s", "time from the first request to the outcome"),
         Column("status", I32, "", "last HTTP status"),
         Column("bytes", I64, "", "bytes received"),

@@ -37,19 +37,21 @@ def build_manifests(run: JobRun) -> Outcome:
     config = run.config
     cutouts = run.inputs["cutouts"]
     tables.require_success(cutouts)
-    columns = ["cutout_id", "outcome", "reason", "kind", "route", "part"]
+    columns = ["cutout_id", "outcome", "reason", "kind", "route", "part", "row"]
     ledger = tables.read_table(storage.join(cutouts, "ledger"), columns=columns).to_pandas()
     check_ledger(ledger, cutouts, config.kind)
     parts = part_files(ledger, cutouts)
     sample = tables.read_table(run.inputs["sample"], tables.SAMPLE).to_pandas()
     schema = _schema(parts[0])
     layout = layout_of(schema, parts[0])
-    placed = place_stamps(ledger, config, layout.nbytes)
+    placed = place_stamps(ledger, config, layout.nbytes + _extra_bytes(schema))
     frame, dropped = join_manifest(sample, ledger, placed, config)
     if config.kind == "control":  # controls are asked for some labels only; the others are not missing
         dropped = dropped[dropped["reason"] != "not_requested"]
     spark = build_session(JOB.name)
-    _write_shards(spark, parts, placed, schema, config.row_group_stamps, run.path("shards", "dataset"))
+    _write_shards(
+        spark, parts, _with_place(placed, ledger), schema, config.row_group_stamps, run.path("shards", "dataset")
+    )
     _, pixels = datasets.finish(spark, run.path("shards"), None, identity=["cutout_id", "pixel_hash"])
     report: dict[str, Any] = {
         "stamps": len(placed),
@@ -113,6 +115,19 @@ def part_files(ledger: pd.DataFrame, cutouts: str) -> list[str]:
     return files
 
 
+def _with_place(placed: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``placed`` with file and row of their stamp."""
+    stored = ledger.loc[ledger["outcome"] == "stored", ["cutout_id", "part", "row"]]
+    named = stored.assign(_file=stored["part"].str.rpartition("/")[2], _row=stored["row"].astype("int64"))
+    return placed.merge(named[["cutout_id", "_file", "_row"]], on="cutout_id", validate="one_to_one")
+
+
+def _extra_bytes(schema: pa.Schema) -> int:
+    """Bytes of a stamp's further arrays (invvar, maskbits)."""
+    arrays = [field for field in schema if field.name != IMAGE_COLUMN and pa.types.is_fixed_size_binary(field.type)]
+    return sum(int(field.type.byte_width) for field in arrays)
+
+
 def _schema(uri: str) -> pa.Schema:
     with storage.open_arrow(uri) as handle:
         return pq.read_schema(handle)
@@ -125,10 +140,14 @@ def _write_shards(
     layout = layout_of(schema, parts[0])
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH_STAMPS)
     spark.conf.set("spark.sql.parquet.columnarReaderBatchSize", 4 * BATCH_STAMPS)
-    stamps = spark.read.parquet(*parts)
+    # Files may hold rows that the ledger does not name: an earlier batch's stamp of a position that has moved since.
+    place = [F.col("_metadata.file_name").alias("_file"), F.col("_metadata.row_index").alias("_row")]
+    stamps = spark.read.parquet(*parts).select("*", *place)
     shards = int(placed["shard_index"].max()) + 1
     order = spark.createDataFrame(placed)
-    routed = stamps.join(F.broadcast(order), "cutout_id", "inner").repartition(min(shards, 2000), "shard_index")
+    routed = stamps.join(F.broadcast(order), ["cutout_id", "_file", "_row"], "inner").repartition(
+        min(shards, 2000), "shard_index"
+    )
     ordered = routed.sortWithinPartitions("shard_index", "position")
     written = ordered.mapInArrow(_shard_task(layout, schema, group_rows, folder), "shard string, rows long").collect()
     rows = sum(row["rows"] for row in written)

@@ -47,7 +47,7 @@ JOB = JOBS["fetch_cutouts"]
 # A fetch is what came, not when or how often it was asked for (docs/architecture.md, section 3).
 LEDGER_IDENTITY = ["cutout_id", "request_hash", "outcome", "reason", "pixel_hash"]
 READERS = 16  # files of the ledger read at once
-PLAN = "_plan.json"
+PLAN, REUSED = "_plan.json", "reused-00000.parquet"
 PLAN_ONLY = "--plan-only"
 # What two batches must share to be read as one; the objects asked for may differ.
 SHARED = ("layer", "bands", "size", "pixscale_arcsec", "extras", "dtype", "kind", "quality")
@@ -57,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code. With ``--plan-only`` the routes are compared and nothing is fetched."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if PLAN_ONLY in arguments:
-        arguments.remove(PLAN_ONLY)
         return steps.exit_code(JOB.name, lambda: plan_only(arguments))
     return run_job(JOB, fetch_cutouts, arguments)
 
@@ -67,34 +66,36 @@ def plan_only(argv: Sequence[str]) -> int:
     request = steps.parse(JOB, argv)
     asked = plan_requests(request.inputs, request.config, request.test_limit)
     reused = reused_rows(request.inputs, request.config, request.output)
-    if reused.num_rows:
-        known = set(reused["cutout_id"].to_pylist())
-        asked = [entry for entry in asked if entry.cutout_id not in known]
-    plans, chosen = plan_routes(asked, request.config)
+    settled = settled_ids(storage.join(request.output, "ledger"))
+    asked = [entry for entry in asked if entry.cutout_id not in settled]
+    plans, chosen = plan_fetch(asked, reused, request.inputs, request.config)
     sys.stdout.write(planning.table(plans, chosen) + "\n")
     return steps.EXIT_DONE
 
 
 def fetch_cutouts(run: JobRun) -> Outcome:
     """Ask for what no ledger row settles yet, then check and finish."""
-    asked = plan_requests(run.inputs, run.config, run.test_limit)
-    if run.resumed:
-        forget_failures(run.path("ledger"))
-    reused = reused_rows(run.inputs, run.config, run.final)
+    config, ledger_folder = run.config, run.path("ledger")
+    asked = plan_requests(run.inputs, config, run.test_limit)
+    reused = reused_rows(run.inputs, config, run.final)
     plan = settle_plan(run, asked, reused)
     route: Route = plan["route"]
     take_over(run, reused, asked, route)
-    settled = settled_ids(run.path("ledger"))
+    settled = settled_ids(ledger_folder)
     missing = [entry for entry in asked if entry.cutout_id not in settled]
     progress(len(asked) - len(missing), len(asked), "stamps")
-    spark = build_session(JOB.name, run.config.execution.shuffle_partitions)
-    loss = fetch_missing(spark, run, route, missing, len(asked)) if missing else {}
-    remove_repeated(run.path("ledger"))
-    ledger = tables.read_table(run.path("ledger"), tables.LEDGER, check=False)
+    if missing:
+        require_server(config, route, missing[0].brickname)
+    for mark in ("_SUCCESS", "_table.json", "ledger/_SUCCESS", "parts/_SUCCESS") if run.retry and missing else ():
+        storage.remove(run.path(mark))  # of the output that --retry goes on with; all that can be refused has been
+    spark = build_session(JOB.name, config.execution.shuffle_partitions)
+    loss = fetch_missing(spark, run, plan, missing, len(asked)) if missing else {}
+    keep_one_row_per_stamp(ledger_folder)
+    ledger = tables.read_table(ledger_folder, tables.LEDGER, check=False)
     remove_orphans(run.path("parts"), ledger)
-    report = check(ledger, len(asked), run.config) | plan | loss
+    report = check(ledger, len(asked), config) | {"reused": count_reused(ledger_folder)} | plan | loss
     datasets.finish(spark, run.path("parts"), None, identity=["cutout_id", "request_hash", "pixel_hash"])
-    rows, content = datasets.finish(spark, run.path("ledger"), tables.LEDGER, identity=LEDGER_IDENTITY)
+    rows, content = datasets.finish(spark, ledger_folder, tables.LEDGER, identity=LEDGER_IDENTITY)
     return Outcome(rows, content, report)
 
 
@@ -111,6 +112,11 @@ def plan_requests(inputs: dict[str, str], config: FetchCutoutsConfig, limit: int
     sample = sample.filter(pc.is_in(sample["label"], pa.array(config.labels, pa.int8())))
     if sample.num_rows == 0:
         raise InputError(f"No object in {inputs['sample']} has a label among {list(config.labels)}.")
+    if sample["brickname"].null_count:
+        key = sample.filter(pc.is_null(sample["brickname"]))["source_id"][0].as_py()
+        raise InputError(
+            f"{inputs['sample']}: source_id {key} has no brickname; every object needs the name of its brick."
+        )
     sample = sample.sort_by([("brickname", "ascending"), ("source_id", "ascending")]).slice(0, limit)
     ids = cutout_id(sample["source_id"].to_numpy(), config.kind).tolist()
     values = (sample[name].to_pylist() for name in ("source_id", "ra", "dec", "brickname"))
@@ -147,42 +153,57 @@ def look_at_files(bricks: list[str], config: FetchCutoutsConfig) -> dict[Kind, f
         return {}
     found: dict[Kind, list[int]] = {}
     chosen = bricks[:: max(1, len(bricks) // max(1, config.plan.looked_at))][: config.plan.looked_at]
+    uris = [(kind, coadd_uri(config.coadds.url, brick, kind, band))
+            for brick in chosen for kind, band in coadd_files(config.bands, config.extras)]  # fmt: skip
+    reason: Exception | None = None
     try:
         if storage.is_http(config.coadds.url):
             require_reachable(config.coadds, config.coadds.url, "coadds.url")
-        for brick in chosen:
-            for kind, band in coadd_files(config.bands, config.extras):
-                found.setdefault(kind, []).append(storage.size(coadd_uri(config.coadds.url, brick, kind, band)))
-    except (InputError, OSError) as error:  # nobody there, or a brick without this file
-        log.info("sizes of coadds are reckoned by the price: %s", error)
+        for kind, uri in uris:
+            try:
+                found.setdefault(kind, []).append(storage.size(uri))
+            except InputError as error:  # a brick, or a band of it, that is not there
+                reason = error
+    except (InputError, OSError) as error:
+        reason = error
+    if not any(found.values()) and reason is not None:
+        if config.route != "auto":
+            raise InputError(
+                f"coadds.url={config.coadds.url} gives none of the {len(uris)} files looked at: {reason}"
+            ) from reason
+        log.warning("sizes of coadds are reckoned by the price: %s", reason)
     return {kind: float(np.mean(sizes)) for kind, sizes in found.items() if sizes}
 
 
-def settle_plan(run: JobRun, asked: list[Asked], reused: pa.Table) -> dict[str, Any]:
-    """The one route of the whole data set and what it is expected to cost, settled once.
-
-    The route is that of an earlier batch, else the one that is configured or planned; an interrupted run keeps its own.
+def plan_fetch(
+    asked: list[Asked], reused: pa.Table, inputs: dict[str, str], config: FetchCutoutsConfig
+) -> tuple[Sequence[RoutePlan], RoutePlan]:
+    """The plans for what an earlier batch does not have, by its route if there is one.
 
     Raises
     ------
     InputError
         The earlier batch came by another route than the one that is configured.
     """
-    stored = run.path(PLAN)
-    if storage.exists(stored):
-        return dict(storage.read_json(stored))
-    config: FetchCutoutsConfig = run.config
     if reused.num_rows:
         route = reused["route"][0].as_py()
         if config.route not in ("auto", route):
             raise InputError(
-                f"{run.inputs['reuse']} was fetched by route {route!r}, the configuration asks for {config.route!r}; "
-                "routes differ in their noise and must not be mixed in one data set (R-C1)."
+                f"{inputs['reuse']} was fetched by route {route!r}, the configuration asks for {config.route!r}; "
+                "a data set has one route, for their noise differs (R-C1)."
             )
         config = config.model_copy(update={"route": route})
         known = set(reused["cutout_id"].to_pylist())
         asked = [entry for entry in asked if entry.cutout_id not in known]
-    plans, chosen = plan_routes(asked, config)
+    return plan_routes(asked, config)
+
+
+def settle_plan(run: JobRun, asked: list[Asked], reused: pa.Table) -> dict[str, Any]:
+    """The one route of the whole data set and what it is expected to cost, settled once: an interrupted run keeps its own."""
+    stored = run.path(PLAN)
+    if storage.exists(stored):
+        return dict(storage.read_json(stored))
+    plans, chosen = plan_fetch(asked, reused, run.inputs, run.config)
     log.info("routes:\n%s", planning.table(plans, chosen))
     plan = {
         "route": chosen.route,
@@ -192,6 +213,21 @@ def settle_plan(run: JobRun, asked: list[Asked], reused: pa.Table) -> dict[str, 
     }
     storage.write_json(stored, plan)
     return plan
+
+
+def require_server(config: FetchCutoutsConfig, route: Route, brickname: str) -> None:
+    """Refuse a server that is not there, or that cannot do what the route needs, before anything is changed.
+
+    Raises
+    ------
+    InputError
+        Nobody answers, or ``tiles`` would get whole files.
+    """
+    server = config.service if route == "service" else config.coadds
+    if storage.is_http(server.url):
+        require_reachable(server, server.url, "service.url" if route == "service" else "coadds.url")
+        if route == "tiles":
+            require_ranges(server, coadd_uri(server.url, brickname, "image", config.bands[0]))
 
 
 def reused_rows(inputs: dict[str, str], config: FetchCutoutsConfig, output: str) -> pa.Table:
@@ -206,6 +242,8 @@ def reused_rows(inputs: dict[str, str], config: FetchCutoutsConfig, output: str)
         return tables.LEDGER.schema.empty_table()
     batch = inputs["reuse"]
     tables.require_success(batch)
+    if storage.read_json(storage.join(batch, "_table.json")).get("step") != JOB.name:
+        raise InputError(f"inputs.reuse={batch} is no output of {JOB.name}; name that of an earlier batch.")
     theirs, ours = storage.read_json(storage.join(batch, "_config.json")), config.model_dump(mode="json")
     for name in SHARED:
         if theirs.get(name) != ours[name]:
@@ -234,7 +272,7 @@ def _seen_from(output: str, uri: str) -> str:
 
 def take_over(run: JobRun, reused: pa.Table, asked: list[Asked], route: Route) -> None:
     """Publish the reused rows of the objects that are asked for, once; a row of other coordinates is none of them."""
-    uri = run.path("ledger", "dataset", "reused-00000.parquet")
+    uri = run.path("ledger", "dataset", REUSED)
     if not reused.num_rows or storage.exists(uri):
         return
     hashes = {entry.cutout_id: make_request(*entry[:4], run.config, route).hash for entry in asked}
@@ -242,7 +280,13 @@ def take_over(run: JobRun, reused: pa.Table, asked: list[Asked], route: Route) -
     kept = reused.filter(pa.array([hashes.get(key) == value for key, value in zip(ids, found, strict=True)]))
     log.info("reused=%d of=%d batch=%s", kept.num_rows, len(asked), run.inputs["reuse"])
     if kept.num_rows:
-        storage.write_bytes(uri, ledger_bytes(kept.to_pylist()))
+        storage.write_bytes(uri, ledger_bytes(kept))
+
+
+def count_reused(ledger: str) -> int:
+    """Rows that an earlier batch settled."""
+    uri = storage.join(ledger, "dataset", REUSED)
+    return int(pq.read_metadata(storage.open_arrow(uri)).num_rows) if storage.exists(uri) else 0
 
 
 def read_ledger(ledger: str, columns: list[str] | None = None) -> dict[str, pa.Table]:
@@ -253,33 +297,37 @@ def read_ledger(ledger: str, columns: list[str] | None = None) -> dict[str, pa.T
         return dict(zip(names, read, strict=True))
 
 
-def settled_ids(ledger: str) -> set[int]:
-    """Stamps with a ledger row: they are stored, excluded, or were given up in this run."""
-    found = read_ledger(ledger, ["cutout_id"]).values()
-    return {key for rows in found for key in rows["cutout_id"].to_pylist()}
+def settled_ids(ledger: str, token: str | None = None) -> set[int]:
+    """Stamps that need no request: stored, excluded, or given up by the run of that token.
+
+    Failures of earlier runs are asked for again: what could not be had in an outage is no final word.
+    """
+    found: set[int] = set()
+    for name, rows in read_ledger(ledger, ["cutout_id", "outcome"]).items():
+        ours = token is not None and name.endswith(f"-{token}.parquet")
+        final = rows if ours else rows.filter(pc.not_equal(rows["outcome"], FAILED))
+        found.update(final["cutout_id"].to_pylist())
+    return found
 
 
-def forget_failures(ledger: str) -> None:
-    """Take failures out of the ledger, so that they are asked for again: what could not be had in an outage is no final word."""
-    storage.remove(storage.join(ledger, "_SUCCESS"))
-    for name, rows in read_ledger(ledger).items():
-        final = rows.filter(pc.not_equal(rows["outcome"], FAILED))
-        if final.num_rows == 0:
+def keep_one_row_per_stamp(ledger: str) -> None:
+    """Take out failures that a later run asked for again, and what an orphan of a killed run published after this run had looked.
+
+    Of a stamp's rows a failure yields to any other and an earlier failure to a later one; else the first file's row stays.
+    """
+    tables_ = read_ledger(ledger, ["cutout_id", "outcome"])
+    best: dict[int, tuple[bool, int, str]] = {}
+    for place, (name, rows) in enumerate(tables_.items()):
+        for key, outcome in zip(rows["cutout_id"].to_pylist(), rows["outcome"].to_pylist(), strict=True):
+            failed = outcome == FAILED
+            rank = (failed, -place if failed else place, name)
+            best[key] = min(best.get(key, rank), rank)
+    for name, rows in tables_.items():
+        kept = [best[key][2] == name for key in rows["cutout_id"].to_pylist()]
+        if not any(kept):
             storage.remove(name)
-        elif final.num_rows < rows.num_rows:
-            storage.write_bytes(name, ledger_bytes(final.to_pylist()))
-
-
-def remove_repeated(ledger: str) -> None:
-    """Keep one row per stamp: an orphan of a killed run may have published after this run had looked."""
-    seen: set[int] = set()
-    for name, rows in read_ledger(ledger, ["cutout_id"]).items():
-        ids = rows["cutout_id"].to_pylist()
-        if not seen.isdisjoint(ids):
-            whole = pq.read_table(storage.open_arrow(name)).to_pylist()
-            new = [row for row in whole if row["cutout_id"] not in seen]
-            storage.write_bytes(name, ledger_bytes(new)) if new else storage.remove(name)
-        seen.update(ids)
+        elif not all(kept):
+            storage.write_bytes(name, ledger_bytes(pq.read_table(storage.open_arrow(name)).filter(pa.array(kept))))
 
 
 def remove_orphans(parts: str, ledger: pa.Table) -> None:
@@ -290,7 +338,9 @@ def remove_orphans(parts: str, ledger: pa.Table) -> None:
             storage.remove(uri)
 
 
-def fetch_missing(spark: SparkSession, run: JobRun, route: Route, missing: list[Asked], total: int) -> dict[str, Any]:
+def fetch_missing(
+    spark: SparkSession, run: JobRun, plan: dict[str, Any], missing: list[Asked], total: int
+) -> dict[str, Any]:
     """Fetch in rounds of one stage of small tasks, until every stamp has its ledger row; returns what storing lost.
 
     Raises
@@ -299,14 +349,11 @@ def fetch_missing(spark: SparkSession, run: JobRun, route: Route, missing: list[
         The server did not answer for too long; what came is kept.
     """
     config: FetchCutoutsConfig = run.config
+    route: Route = plan["route"]
     server = config.service if route == "service" else config.coadds
-    if storage.is_http(server.url):
-        require_reachable(server, server.url, "service.url" if route == "service" else "coadds.url")
-        if route == "tiles":
-            require_ranges(server, coadd_uri(server.url, missing[0].brickname, "image", config.bands[0]))
     pace = Pace(
         server.requests_per_second, server.backoff_max_s, server.outage_max_s, server.connect_timeout_s + server.read_timeout_s,
-        now=time.monotonic(), resumed=run.resumed,
+        now=time.monotonic(), resumed=run.resumed or route != "service",  # the plan has just looked at files
     )  # fmt: skip
     turns = LocalTurns(pace)
     host = str(spark.conf.get("spark.driver.host", "127.0.0.1"))
@@ -322,11 +369,20 @@ def fetch_missing(spark: SparkSession, run: JobRun, route: Route, missing: list[
             groups = group_requests(
                 missing, config.execution.stamps_per_part, 1 + max(used, default=-1), whole_bricks=route != "service"
             )
-            losses += spark.sparkContext.parallelize(groups, len(groups)).mapPartitions(fetch_group(fetch)).collect()
-            settled, before = settled_ids(run.path("ledger")), len(missing)
+            tasks = task_count(len(groups), len(missing), plan, total, server, config.execution.task_budget_s)
+            losses += spark.sparkContext.parallelize(groups, tasks).mapPartitions(fetch_group(fetch)).collect()
+            settled, before = settled_ids(run.path("ledger"), fetch.token), len(missing)
             missing = [entry for entry in missing if entry.cutout_id not in settled]
             require_progress(pace, server, before - len(missing), total - len(missing), total, config)
     return {name: max(entry[name] for entry in losses if entry) for name in next(filter(None, losses), {})}
+
+
+def task_count(
+    groups: int, missing: int, plan: dict[str, Any], total: int, server: Service | Coadds, budget_s: float
+) -> int:
+    """A task per group, but no more than the rate can feed: else all would begin, and none end within its time."""
+    requests_per_group = max(1.0, plan["predicted_requests"] / max(total, 1) * missing / groups)
+    return max(1, min(groups, int(server.requests_per_second * budget_s / requests_per_group)))
 
 
 def require_progress(
@@ -367,6 +423,11 @@ def check(ledger: pa.Table, total: int, config: FetchCutoutsConfig) -> dict[str,
     versions = sorted(
         {f"{a} {b}" for a, b in zip(stored["survey"].to_pylist(), stored["version"].to_pylist(), strict=True)}
     )
+    routes = set(stored["route"].to_pylist())
+    if "service" in routes and len(routes) > 1:
+        raise JobFailed(
+            f"the stamps came by routes {', '.join(sorted(routes))}, whose noise differs; fetch all by one (R-C1)"
+        )
     if config.require_survey_version and len(versions) > 1:
         raise JobFailed(
             f"the stamps mix releases {', '.join(versions)}; restrict the sample, or set require_survey_version=false"
@@ -383,7 +444,6 @@ def check(ledger: pa.Table, total: int, config: FetchCutoutsConfig) -> dict[str,
         "stored": outcomes[STORED],
         "excluded": outcomes[EXCLUDED],
         "failed": outcomes[FAILED],
-        "reused": total - asked.num_rows,
         "reasons": dict(sorted(reasons.items())),
         "releases": versions,
         "attempts": int(pc.sum(ledger["attempts"]).as_py()),

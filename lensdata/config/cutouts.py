@@ -36,7 +36,9 @@ class Server(Config):
 class Service(Server):
     """Route A: the cutout service, a request per stamp."""
 
-    url: str = Field("https://www.legacysurvey.org/viewer/fits-cutout", description="address of the service")
+    url: str = Field(
+        "https://www.legacysurvey.org/viewer/fits-cutout", pattern="^https?://", description="address of the service"
+    )
 
 
 class Coadds(Server):
@@ -114,7 +116,9 @@ class FetchCutoutsConfig(Config):
     )
     kind: Literal["plain", "control"] = Field("plain", description="plain stamps, or controls of the same galaxies")
     labels: tuple[int, ...] = Field((0, 1), description="fetch the objects with these labels")
-    require_survey_version: bool = Field(True, description="refuse answers that mix SURVEY/VERSION")
+    require_survey_version: Annotated[bool, UNHASHED] = Field(
+        True, description="refuse answers that mix SURVEY/VERSION"
+    )
     quality: Quality = Quality()
     service: Annotated[Service, UNHASHED] = Service()
     coadds: Annotated[Coadds, UNHASHED] = Coadds()

@@ -112,7 +112,7 @@ class PoliteClient:
                 started = started or time.monotonic()
                 tally.attempts += 1
                 try:
-                    return self._ask_once(url, check, tally, headers, retried=tally.attempts > 1)
+                    return self._ask_once(url, check, tally, headers, retried=tally.attempts > 1, probe=probe)
                 except Rejected as error:
                     # what an outage costs in probes is not charged to the stamp that probed
                     counted += not probe
@@ -131,6 +131,7 @@ class PoliteClient:
         headers: dict[str, str] | None,
         *,
         retried: bool,
+        probe: bool,
     ) -> T:
         event: Event = "fault"
         wait, size = None, 0
@@ -140,7 +141,7 @@ class PoliteClient:
             size = len(answer.data)
             tally.status, tally.bytes = int(answer.status), tally.bytes + size
             wait = _named_wait(answer, self.server.backoff_s)
-            event = _event(tally.status, wait)
+            event = _event(tally.status)
             if answer.status not in (200, 206):
                 raise Rejected(f"http_{answer.status}", permanent=answer.status not in TRANSIENT)
             try:
@@ -152,7 +153,7 @@ class PoliteClient:
             raise Rejected(_network_reason(error), permanent=False) from error
         finally:
             counts = {"requests": 1, "bytes": size, f"status_{tally.status or 'none'}": 1, "retries": int(retried)}
-            self.turns.report(event, wait, counts)
+            self.turns.report(event, wait, counts, probe=probe)
 
     def _back_off(self, attempt: int) -> None:
         ceiling = min(self.server.backoff_max_s, self.server.backoff_s * 2 ** max(0, attempt - 1))
@@ -163,8 +164,8 @@ class PoliteClient:
         self.pool.clear()
 
 
-def _event(status: int, wait: float | None) -> Event:
-    if wait is not None:
+def _event(status: int) -> Event:
+    if status == 429:
         return "busy"
     if status == 500:
         return "error"

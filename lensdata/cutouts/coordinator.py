@@ -14,13 +14,15 @@ import threading
 import time
 from collections import Counter
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from types import TracebackType
 from typing import Any, Protocol
 
 from lensdata.cutouts.pace import SLACK_S, Event, Pace, Turn
+from lensdata.errors import InputError
 
 log = logging.getLogger(__name__)
+PATIENCE_S = 30.0  # for the driver's answer, which takes no time
 
 
 class Stopped(Exception):
@@ -33,8 +35,10 @@ class Turns(Protocol):
     def turn(self) -> Turn:
         """The next turn."""
 
-    def report(self, event: Event, retry_after_s: float | None, counts: dict[str, int]) -> None:
-        """What became of a request, and counts to add."""
+    def report(
+        self, event: Event | None, retry_after_s: float | None, counts: dict[str, int], *, probe: bool = False
+    ) -> None:
+        """What became of a request (None: of none), and counts to add."""
 
 
 def wait_for_turn(turns: Turns, deadline: float | None = None) -> bool:
@@ -58,8 +62,10 @@ def wait_for_turn(turns: Turns, deadline: float | None = None) -> bool:
         if turn.verdict == "stop" or (deadline is not None and due > deadline):
             raise Stopped
         time.sleep(turn.wait_s)
-        if turn.verdict != "wait" and time.monotonic() - due < SLACK_S / 2:
-            return turn.verdict == "probe"
+        if turn.verdict == "probe":  # there is but one: late is better than lost
+            return True
+        if turn.verdict == "go" and time.monotonic() - due < SLACK_S / 2:
+            return False
 
 
 class LocalTurns:
@@ -74,12 +80,14 @@ class LocalTurns:
         with self._lock:
             return self.pace.turn(time.monotonic())
 
-    def report(self, event: Event | None, retry_after_s: float | None, counts: dict[str, int]) -> None:
+    def report(
+        self, event: Event | None, retry_after_s: float | None, counts: dict[str, int], *, probe: bool = False
+    ) -> None:
         """What became of a request (None: of none), and counts to add."""
         with self._lock:
             if event is not None:
                 was_down = self.pace.down
-                self.pace.report(time.monotonic(), event, retry_after_s)
+                self.pace.report(time.monotonic(), event, retry_after_s, probe=probe)
                 if self.pace.down != was_down:
                     log.warning("outage: %s", "no answers, waiting" if self.pace.down else "over, going on slowly")
             self.counts.update(counts)
@@ -111,7 +119,12 @@ class Coordinator:
     def __init__(self, turns: LocalTurns, host: str = "127.0.0.1", port: int = 0, bind: str | None = None) -> None:
         self.turns = turns
         self.key = secrets.token_bytes(32)
-        self._listener = Listener((bind or host, port), backlog=128, authkey=self.key)
+        try:
+            self._listener = Listener((bind or host, port), backlog=128)
+        except OSError as error:
+            raise InputError(
+                f"The driver cannot listen at {bind or host}, port {port} ({error}); see execution.coordinator_port."
+            ) from error
         address: Any = self._listener.address
         self.address: tuple[str, int] = (host, int(address[1]))
         self._closed = False
@@ -128,20 +141,24 @@ class Coordinator:
         while not self._closed:
             try:
                 connection = self._listener.accept()
-            except (OSError, EOFError, AuthenticationError):  # a stranger, or we are closing
+            except OSError:  # it went away, or we are closing
                 continue
-            _send_at_once(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: Connection[Any, Any]) -> None:
         try:
+            # here and not in the thread that accepts: a stranger that says nothing must not keep others waiting
+            deliver_challenge(connection, self.key)
+            answer_challenge(connection, self.key)
+            _send_at_once(connection)
             while not self._closed:
                 message = connection.recv()
                 if message is None:
                     connection.send(self.turns.turn())
                 else:
-                    self.turns.report(*message)
-        except (OSError, EOFError):  # the task has ended
+                    event, retry_after_s, counts, probe = message
+                    self.turns.report(event, retry_after_s, counts, probe=probe)
+        except (OSError, EOFError, AuthenticationError):  # the task has ended, or is none of ours
             connection.close()
 
 
@@ -177,16 +194,20 @@ class RemoteTurns:
         try:
             with self._lock:
                 self._connection.send(None)
+                if not self._connection.poll(PATIENCE_S):
+                    raise EOFError
                 answer: Turn = self._connection.recv()
         except (OSError, EOFError) as error:
             self.lost = True
             raise Stopped("the driver is gone") from error
         return answer
 
-    def report(self, event: Event | None, retry_after_s: float | None, counts: dict[str, int]) -> None:
+    def report(
+        self, event: Event | None, retry_after_s: float | None, counts: dict[str, int], *, probe: bool = False
+    ) -> None:
         """What became of a request (None: of none), and counts to add; nobody is told where the driver is gone."""
         try:
             with self._lock:
-                self._connection.send((event, retry_after_s, counts))
+                self._connection.send((event, retry_after_s, counts, probe))
         except OSError:
             return

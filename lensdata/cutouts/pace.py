@@ -8,8 +8,9 @@ It knows no clock, no threads and no network: every call brings the time.
 - **Retry-After**: nobody asks before the time that the server named.
 - **Slowing down**: where a quarter of the last answers was a refusal or an error, the rate is halved (down to a sixteenth) and
   grows again with good answers.
-- **Breaker**: where half of the last answers was none (no connection, timeout, cut off, 502-504), the job waits; one probe at a
-  time, with growing pauses, finds out whether the server is back. An outage longer than ``outage_max_s`` stops the job.
+- **Breaker**: where half of the last answers, or five in a row, were none (no connection, timeout, cut off, 502-504), the job
+  waits; one probe at a time, with growing pauses, finds out whether the server is back. An outage longer than ``outage_max_s``
+  stops the job.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Event = Literal["good", "busy", "error", "fault"]
-"""An answer that can be used or is final; 429 or a Retry-After; status 500; no answer, or 502-504."""
+"""An answer that can be used or is final; 429; status 500; no answer, one that broke off, or 502-504."""
 Verdict = Literal["go", "probe", "wait", "stop"]
 
 WINDOW_S = 10.0
@@ -30,6 +31,7 @@ HORIZON_S = 0.25  # turns are given out so far ahead, so that a pause finds few 
 JUDGED = 40  # answers by which the rate is judged
 SLOW_AT, OPEN_AT = 0.25, 0.5  # share of bad answers
 OPEN_AFTER = 20  # answers, at least
+OPEN_IN_A_ROW = 5  # faults, fewer than the attempts of a stamp: with one connection no stamp is lost to the onset
 SLOWEST = 1 / 16
 RECOVERY, RECOVERY_AFTER = 1.5, 20
 FIRST_COOLDOWN_S = 1.0
@@ -90,7 +92,9 @@ class Pace:
             self._turns.extend(now - SLACK_S - (self.in_window - k) / self.mean_rate for k in range(self.in_window))
         self._due = now
         self._not_before = now
-        self._recent: deque[Event] = deque(maxlen=JUDGED)
+        self._recent: deque[Event] = deque(maxlen=JUDGED)  # since the rate was last changed
+        self._faults: deque[bool] = deque(maxlen=JUDGED)  # since the last outage
+        self._in_a_row = 0
         self._good = 0
         self._down_since: float | None = None
         self._cooldown_s = FIRST_COOLDOWN_S
@@ -139,20 +143,22 @@ class Pace:
         self.counts["probes"] += 1
         return Turn("probe")
 
-    def report(self, now: float, event: Event, retry_after_s: float | None = None) -> None:
-        """Take an answer into account."""
+    def report(self, now: float, event: Event, retry_after_s: float | None = None, *, probe: bool = False) -> None:
+        """Take an answer into account; ``probe``: it is that of a probe."""
         self.counts[event] += 1
         if retry_after_s is not None:
             self._not_before = max(self._not_before, now + retry_after_s)
         if self._down_since is not None:
-            self._report_in_outage(now, event)
+            self._report_in_outage(now, event, probe)
             return
         self._recent.append(event)
-        bad = {kind: sum(entry in kinds for entry in self._recent) for kind, kinds in
-               (("any", ("busy", "error", "fault")), ("fault", ("fault",)))}  # fmt: skip
-        if len(self._recent) >= OPEN_AFTER and bad["fault"] >= OPEN_AT * len(self._recent):
+        self._faults.append(event == "fault")
+        self._in_a_row = self._in_a_row + 1 if event == "fault" else 0
+        half = len(self._faults) >= OPEN_AFTER and sum(self._faults) >= OPEN_AT * len(self._faults)
+        bad = sum(entry != "good" for entry in self._recent)
+        if half or self._in_a_row >= OPEN_IN_A_ROW:
             self._open(now)
-        elif len(self._recent) >= OPEN_AFTER and bad["any"] >= SLOW_AT * len(self._recent):
+        elif len(self._recent) >= OPEN_AFTER and bad >= SLOW_AT * len(self._recent):
             self.factor = max(SLOWEST, self.factor / 2)
             self.counts["slowed"] += 1
             self._start_anew(now)
@@ -167,12 +173,14 @@ class Pace:
         self._probe_at = None
         self.counts["outages"] += 1
 
-    def _report_in_outage(self, now: float, event: Event) -> None:
+    def _report_in_outage(self, now: float, event: Event, probe: bool) -> None:
         if event != "fault":  # somebody is there
             self._down_since, self._probe_at = None, None
+            self._faults.clear()
+            self._in_a_row = 0
             self.factor = max(SLOWEST, self.factor / 4)
             self._start_anew(now)
-        elif self._probe_at is not None:  # the probe's answer; one that was under way before it says no more
+        elif probe:  # what was under way before it says no more
             self._probe_at = None
             self._cooldown_s = min(self.cooldown_max_s, 2 * self._cooldown_s)
             self._not_before = max(self._not_before, now + self._cooldown_s)

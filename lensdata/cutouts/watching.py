@@ -63,7 +63,10 @@ class Watcher:
         log.info(
             "%s", summary(counts, self._settled(counts), self.before, self.total, time.monotonic() - self._started)
         )
-        storage.write_bytes(self.uri, prometheus(counts, self._settled(counts), self.total).encode())
+        try:
+            storage.write_bytes(self.uri, prometheus(counts, self._settled(counts), self.total).encode())
+        except OSError as error:  # counters are no reason to fail
+            log.warning("%s cannot be written: %s", self.uri, error)
 
 
 def summary(counts: dict[str, int], settled: int, before: int, total: int, seconds: float) -> str:

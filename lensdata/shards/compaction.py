@@ -22,7 +22,11 @@ from lensdata.shards.writer import DEFAULT_GROUP_ROWS, DEFAULT_TARGET_BYTES, Sha
 IDENTITY = ("cutout_id", "request_hash", "pixel_hash")  # what makes the content of a table of stamps
 LEDGER_GROUP_ROWS = 131_072
 LEDGER_FILE = "part-00000-packed.parquet"  # a number and a word of its run, as fetch_cutouts names and counts them
-COPIED = ("_config.json", "_table.json")  # of a fetch: what it is does not change, so steps over it stay done
+COPIED = (
+    "_config.json",
+    "_table.json",
+    "_plan.json",
+)  # of a fetch: what it is does not change, so steps over it stay done
 
 
 @dataclass(frozen=True)

@@ -234,6 +234,8 @@ class RangeReader:
 
 def _range_check(start: int, *, ranged: bool) -> Callable[[urllib3.BaseHTTPResponse], bytes]:
     def check(answer: urllib3.BaseHTTPResponse) -> bytes:
+        if start == 0 and not answer.data.startswith(b"SIMPLE"):  # a page that says "maintenance", with status 200
+            raise Rejected("not_fits", permanent=False)
         if ranged and answer.status != 206:
             raise Rejected("no_ranges", permanent=True)
         if ranged and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -254,11 +256,20 @@ def _read_brick(
     read = RangeReader(client, deadline)
     ra, dec = (np.array([getattr(request, name) for request in requests]) for name in ("ra", "dec"))
     config = fetch.config
-    try:
-        found = coadds.read_brick(
+
+    def look() -> coadds.BrickStamps:
+        return coadds.read_brick(
             read, config.coadds.url, brickname, ra, dec, config.bands, config.size,
             whole=fetch.route == "bricks", extras=config.extras, threads=threads,
         )  # fmt: skip
+
+    try:
+        try:
+            found = look()
+        except Rejected as error:
+            if error.permanent:
+                raise
+            found = look()  # what came whole may still not decompress
     except Stopped:
         return [None] * len(requests)
     except Rejected as error:
@@ -298,9 +309,10 @@ def _publish(fetch: Fetch, index: int, answers: list[Fetched]) -> tuple[dict[str
         name = _write_part(fetch, index, stored, stamps)
         for row, _ in stored:
             row["part"] = name
-    if rows:
-        # Where another attempt of this task was faster, its rows stand, and our part is removed as an orphan in the end.
-        storage.write_new(fetch.ledger_uri(index), ledger_bytes(rows))
+    ledger = ledger_bytes(pa.Table.from_pylist(rows, schema=LEDGER.schema))
+    # Where another attempt of this task was faster, its rows stand, and our part is removed as an orphan in the end.
+    if not rows or not storage.write_new(fetch.ledger_uri(index), ledger):
+        return {}, {}
     outcomes = [row["outcome"] for row in rows]
     return {name: outcomes.count(name) for name in (STORED, EXCLUDED, FAILED)}, loss
 
@@ -334,7 +346,7 @@ def storing_loss(exact: np.ndarray, stamps: np.ndarray) -> dict[str, float]:
     error = stamps.astype(np.float32) - exact
     noise = 1.4826 * np.median(np.abs(exact - np.median(exact, axis=(1, 2), keepdims=True)), axis=(1, 2))
     scaled = error.std(axis=(1, 2)) / np.where(noise > 0, noise, np.inf)
-    return {"largest_error_nmgy": float(np.abs(error).max()), "rms_error_over_noise": float(scaled.max())}
+    return {"largest_error_nmgy": float(np.nanmax(np.abs(error))), "rms_error_over_noise": float(np.nanmax(scaled))}
 
 
 def _write_part(fetch: Fetch, index: int, stored: list[tuple[dict[str, Any], Fetched]], stamps: np.ndarray) -> str:
@@ -362,8 +374,8 @@ def _extra_column(name: str, values: np.ndarray) -> tuple[pa.Field, pa.Array]:
     return pa.field(name, pa.binary(size), nullable=False, metadata=meaning), column
 
 
-def ledger_bytes(rows: list[dict[str, Any]]) -> bytes:
+def ledger_bytes(rows: pa.Table) -> bytes:
     """Ledger rows as a Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=LEDGER.schema), sink)
+    pq.write_table(rows, sink)
     return bytes(sink.getvalue())

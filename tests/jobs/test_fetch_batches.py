@@ -9,6 +9,7 @@ import pytest
 
 from lensdata import storage, tables
 from lensdata.cutouts.stored import read_stored
+from lensdata.hashing import pixel_hash
 from lensdata.shards.manifests import read_manifest
 from lensdata.simulation.rendering import Renderer
 from lensdata.simulation.sky import brick_pixels, bricks_at
@@ -227,4 +228,57 @@ def test_a_mirror_without_ranges_is_refused_for_tiles(tiny, serve, one_brick, tm
     ]
     assert fetch_cutouts.main(argv) == 2
     assert "ignores Range requests" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_retry_that_is_refused_leaves_the_finished_output_as_it_was(tiny, serve, tmp_path, capsys):
+    output = tmp_path / "out"
+    argv = fetch_argv(tiny, serve(permanent_500=0.3), output, "--test-limit", "20", "execution.max_failed_fraction=1.0")
+    assert fetch_cutouts.main(argv) == 0
+    before = {path: path.read_bytes() for path in output.rglob("*.parquet")}
+    typo = [entry for entry in argv if not entry.startswith("service.url=")] + ["service.url=http://127.0.0.1:9/x"]
+    assert fetch_cutouts.main([*typo, "--retry"]) == 2
+    assert "check service.url" in capsys.readouterr().err
+    assert (output / "_SUCCESS").exists()
+    assert {path: path.read_bytes() for path in output.rglob("*.parquet")} == before
+
+
+def test_an_object_that_moved_between_batches_is_asked_for_again_and_packed_once(tiny, serve, tmp_path):
+    server = serve()
+    first, sample = tmp_path / "first", tmp_path / "sample"
+    assert fetch_cutouts.main(fetch_argv(tiny, server, first, "--test-limit", "20")) == 0
+    moved = tables.read_table(f"{tiny.folder}/sample", tables.SAMPLE).to_pandas()
+    key = ledger_of(first).query("outcome == 'stored'")["source_id"].iloc[0]
+    moved = moved[moved["source_id"].isin(ledger_of(first)["source_id"])].reset_index(drop=True)
+    moved.loc[moved["source_id"] == key, "ra"] += 1 / 3600
+    tables.write_table(pa.Table.from_pandas(moved, preserve_index=False), str(sample), tables.SAMPLE)
+    argv = [
+        entry
+        for entry in fetch_argv(tiny, server, tmp_path / "second", f"inputs.reuse={first}")
+        if "inputs.sample" not in entry
+    ]
+    before = len(tiny.requests())
+    assert fetch_cutouts.main([*argv, f"inputs.sample={sample}"]) == 0
+    assert len(tiny.requests()) - before == 1
+    assert storage.read_json(str(tmp_path / "second" / "_report.json"))["reused"] == 19
+    out = tmp_path / "built"
+    argv = [f"inputs.sample={sample}", f"inputs.cutouts={tmp_path}/second", "--output", str(out)]
+    assert build_manifests.main(argv) == 0
+    ledger = ledger_of(tmp_path / "second").set_index("cutout_id")
+    manifest = read_manifest(str(out / "audit_70_15_15"))
+    for cutout, stamp in zip(manifest.column("cutout_id").tolist(), manifest.stamps(), strict=True):
+        assert pixel_hash(stamp) == ledger.loc[cutout, "pixel_hash"]
+
+
+def test_a_folder_without_coadds_is_refused_with_its_key(one_brick, tmp_path, capsys):
+    folder, _ = one_brick
+    argv = [
+        f"inputs.sample={folder}/sample",
+        "--output",
+        str(tmp_path / "out"),
+        "route=bricks",
+        f"coadds.url={tmp_path}",
+    ]
+    assert fetch_cutouts.main(argv) == 2
+    assert "coadds.url=" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

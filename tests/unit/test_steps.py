@@ -212,14 +212,15 @@ def test_a_spark_job_refuses_a_path_that_spark_takes_for_a_pattern(tmp_path, num
     assert "takes the characters" in capsys.readouterr().err
 
 
-def test_a_second_run_of_an_output_does_not_disturb_the_first(tmp_path, numbers, capsys):
+@pytest.mark.parametrize("job", [TABLE, PART])
+def test_a_second_run_of_an_output_does_not_disturb_the_first(job, tmp_path, numbers, capsys):
     output = tmp_path / "o"
 
     class Slow(Body):
         def __call__(self, job_run):
-            assert steps.run_job(TABLE, Body(), [f"inputs.numbers={numbers}", "--output", str(output)]) == 2
+            assert steps.run_job(job, Body(), [f"inputs.numbers={numbers}", "--output", str(output)]) == 2
             return super().__call__(job_run)
 
-    assert steps.run_job(TABLE, Slow(), [f"inputs.numbers={numbers}", "--output", str(output)]) == 0
+    assert steps.run_job(job, Slow(), [f"inputs.numbers={numbers}", "--output", str(output)]) == 0
     assert "is being written by process" in capsys.readouterr().err
     assert not list(output.rglob("_running.json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import socket
 import threading
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from lensdata.cutouts.coordinator import Coordinator, LocalTurns, RemoteTurns, Stopped, wait_for_turn
 from lensdata.cutouts.pace import SLACK_S, Pace
+from lensdata.errors import InputError
 
 
 def new_pace(rate=20.0, *, now=0.0, resumed=False, outage_max_s=600.0):
@@ -176,3 +178,35 @@ def test_no_turn_is_waited_for_beyond_the_deadline():
     wait_for_turn(turns)
     with pytest.raises(Stopped):
         wait_for_turn(turns, time.monotonic() + 0.5)
+
+
+def test_a_single_connection_notices_an_outage_before_its_stamp_is_given_up():
+    pace = new_pace()
+    for number in range(5):
+        assert not pace.down, number
+        pace.report(float(number), "fault")
+    assert pace.down
+
+
+def test_an_answer_that_was_under_way_is_not_taken_for_the_probes():
+    pace = new_pace()
+    for _ in range(5):
+        pace.report(0.0, "fault")
+    assert pace.turn(1.1).verdict == "probe"
+    pace.report(1.2, "fault")  # of before
+    assert pace.turn(1.3) == pace.turn(1.3)
+    assert pace.turn(1.3).verdict == "wait"
+    pace.report(1.4, "fault", probe=True)
+    assert pace.turn(2.0).wait_s == pytest.approx(1.4)  # two seconds from the probe's answer
+
+
+def test_a_stranger_that_says_nothing_keeps_nobody_waiting():
+    turns = LocalTurns(Pace(400.0, 60.0, 600.0, 30.0, now=time.monotonic()))
+    with Coordinator(turns) as coordinator, socket.create_connection(coordinator.address):
+        assert RemoteTurns(coordinator.address, coordinator.key).turn().verdict == "go"
+
+
+def test_a_port_that_is_taken_is_told_with_its_key():
+    turns = LocalTurns(Pace(400.0, 60.0, 600.0, 30.0, now=time.monotonic()))
+    with Coordinator(turns) as first, pytest.raises(InputError, match=r"execution\.coordinator_port"):
+        Coordinator(turns, port=first.address[1])
