@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lensdata import storage, tables
@@ -133,16 +134,19 @@ def _stored(sample: pd.DataFrame, cutouts: str, origin: str) -> pd.DataFrame:
 
 def _duplicates(stamps: pd.DataFrame, cutouts: str, config: ValidateCatalogueConfig) -> dict[str, Any]:
     spark = build_session(JOB.name, config.execution.shuffle_partitions)
-    near = search_near_duplicates(spark, storage.join(cutouts, "parts"), stamps, config.near_duplicate_bits)
+    near = search_near_duplicates(spark, cutouts, stamps, config.near_duplicate_bits)
     return {"exact": exact_duplicates(stamps), "near": near}
 
 
 def _examples(stamps: pd.DataFrame, cutouts: str, seed: int) -> dict[str, list[galleries.Picture]]:
     """Pictures per kind; none of stamps in other bands than g, r, z."""
     chosen = galleries.choose_examples(stamps[stamps["bands"] == "grz"], EXAMPLES, seed)
-    return {
-        kind: galleries.examples(rows, read_stored(cutouts, rows), "nanomaggy") for kind, rows in chosen.items()
-    }  # fmt: skip
+    if not chosen:
+        return {}
+    everything = pd.concat(chosen.values(), ignore_index=True)
+    pictures = galleries.examples(everything, read_stored(cutouts, everything), "nanomaggy")
+    kinds = np.repeat(list(chosen), [len(rows) for rows in chosen.values()])
+    return {kind: [picture for picture, of in zip(pictures, kinds, strict=True) if of == kind] for kind in chosen}
 
 
 if __name__ == "__main__":

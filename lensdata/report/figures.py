@@ -25,10 +25,11 @@ RC = {
 }
 
 
-def svg(figure: Figure) -> str:
-    """A figure as SVG for embedding; the same figure gives the same text."""
+def svg(figure: Figure, *, crop: bool = True) -> str:
+    """A figure as SVG for embedding; the same figure gives the same text. Cropping to what is drawn draws it twice."""
     sink = StringIO()
-    figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+    box = "tight" if crop else None
+    figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches=box)
     text = sink.getvalue()
     return text[text.index("<svg") :]
 

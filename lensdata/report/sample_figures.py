@@ -167,7 +167,7 @@ def distribution(sample: pd.DataFrame, covariate: Covariate, note: str = "") -> 
     axes.tick_params(labelsize=8)
     axes.set_title(note, fontsize=9, loc="left")
     figure.legend(loc="upper left", ncols=2, frameon=False, fontsize=8, handlelength=1.2, columnspacing=1)
-    return svg(figure)
+    return svg(figure, crop=False)
 
 
 def _edges(parts: list[Any], *, whole_numbers: bool) -> Floats:

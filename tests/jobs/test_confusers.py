@@ -79,7 +79,7 @@ def test_an_external_table_adds_mergers_and_is_counted(crafted, spark, tmp_path)
     assert found["n2_per_category"]["merger"] == 5
 
 
-@pytest.mark.parametrize("way", ["auto", "partitioned"])
+@pytest.mark.parametrize("way", ["auto", pytest.param("partitioned", marks=pytest.mark.slow)])
 def test_a_parquet_table_is_matched_by_source_id_or_position(crafted, spark, tmp_path, way):
     pool = tables.read_table(str(crafted / "pool"), tables.POOL).to_pandas()
     pool.assign(tidal=pool["ra"] > 15.5)[["source_id", "ra", "dec", "tidal"]].to_parquet(tmp_path / "zoo.parquet")

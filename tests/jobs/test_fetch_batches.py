@@ -14,7 +14,7 @@ from lensdata.shards.manifests import read_manifest
 from lensdata.simulation.rendering import Renderer
 from lensdata.simulation.sky import brick_pixels, bricks_at
 from lensdata.simulation.world import Survey
-from spark_jobs import build_manifests, fetch_cutouts
+from spark_jobs import build_manifests, fetch_cutouts, validate_catalogue
 from tests.jobs.conftest import fetch_argv
 
 QUANTUM = 1e-4  # of the coadds' pixels, nanomaggies
@@ -68,6 +68,10 @@ def test_a_later_batch_asks_only_for_what_is_missing_and_both_are_read_as_one(ti
     out = tmp_path / "built"
     assert build_manifests.main([f"inputs.sample={sample}", f"inputs.cutouts={second}", "--output", str(out)]) == 0
     assert set(read_manifest(str(out / "audit_70_15_15")).column("cutout_id")) == set(stored["cutout_id"])
+    argv = [f"inputs.sample={sample}", f"inputs.cutouts={second}", "--output", str(tmp_path / "validated")]
+    assert validate_catalogue.main(argv) == 0
+    found = storage.read_json(str(tmp_path / "validated" / "validation.json"))["duplicates"]["near"]
+    assert (found["searched"], found["stamps"]) == (True, len(stored))
 
 
 def test_batches_that_do_not_fit_together_are_refused(tiny, serve, tmp_path, capsys):

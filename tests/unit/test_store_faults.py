@@ -78,6 +78,7 @@ def test_files_written_aside_are_uploaded_whole(bad_store):
     }
 
 
+@pytest.mark.slow
 def test_a_file_in_pieces_arrives_whole(bad_store, tmp_path):
     data = payload("pieces", 110 << 20)  # above 100 MB s3fs uploads pieces of 50 MB
     source = tmp_path / "file"
@@ -89,6 +90,7 @@ def test_a_file_in_pieces_arrives_whole(bad_store, tmp_path):
     storage.remove(uri)
 
 
+@pytest.mark.slow
 def test_of_many_writers_of_one_name_one_wins_and_the_others_know(bad_store):
     uris = [storage.join(bad_store.bucket, "claims", str(name)) for name in range(12)]
     writers = [(uri, f"writer {who}".encode()) for uri in uris for who in range(4)]
@@ -119,6 +121,7 @@ def test_shards_are_written_and_read_back_both_ways(bad_store):
     assert seen == {i: pixel_hash(stamp) for i, stamp in enumerate(stamps)}
 
 
+@pytest.mark.slow
 def test_a_folder_is_published_whole(bad_store):
     final, temporary = (storage.join(bad_store.bucket, name) for name in ("out", "_temporary-out-1"))
     names = ["_SUCCESS", *(f"dataset/{i}.parquet" for i in range(10))]

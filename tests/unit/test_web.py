@@ -28,7 +28,7 @@ def test_a_range_is_what_the_file_holds_there(folder):
 
 
 def test_refusals_and_broken_answers_are_asked_for_again(folder):
-    faults = Faults(refusals=2, cut_short=2)
+    faults = Faults(refusals=2, cut_short=1)
     with serve(folder, faults) as url:
         assert web.read_range(f"{url}/a.bin", 0, len(CONTENT)) == CONTENT
     assert faults.refusals == faults.cut_short == 0

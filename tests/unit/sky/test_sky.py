@@ -24,7 +24,7 @@ def test_the_fractions_of_the_whole_sky_are_the_published_ones():
 
 
 @settings(max_examples=100, deadline=None)
-@given(pixel=st.integers(0, healpix.NUM_PIXELS - 1), seed=st.integers(0, 10))
+@given(pixel=st.integers(0, healpix.NUM_PIXELS - 1), seed=st.integers(41, 43))
 def test_a_split_is_the_hash_written_out(pixel, seed):
     value = int.from_bytes(hashlib.sha256(f"{pixel}_{seed}".encode()).digest()[:4], "big") / 2**32
     expected = "train" if value < 0.70 else "val" if value < 0.85 else "test"
