@@ -53,6 +53,7 @@ def test_packed_files_give_the_same_pool(chain, sky, copied, tmp_path):
     assert contents(tmp_path / "pool") == contents(chain / "pool")
 
 
+@pytest.mark.slow
 def test_a_list_of_web_addresses_in_any_order_gives_the_same_pool(chain, sky, spark, tmp_path):
     faults = Faults(refusals=1, cut_short=1)
     with serve(sky.sweeps, faults) as url:

@@ -48,6 +48,7 @@ def test_a_cone_search_of_the_client_finds_the_rows_of_the_cone(chain):
     assert inside.sum() > 10
 
 
+@pytest.mark.slow
 def test_small_leaves_are_still_a_valid_catalogue_with_the_same_content(chain, spark, tmp_path, monkeypatch):
     from hats.io.validation import is_valid_catalog
 

@@ -50,6 +50,7 @@ def arrow_bytes(uri: str) -> bytes:
         return handle.read()
 
 
+@pytest.mark.slow
 def test_sixty_files_and_a_large_one_come_back_whole_both_ways(bad_store):
     folder = storage.join(bad_store.bucket, "many")
     wanted = {storage.join(folder, f"{i:02d}.bin"): payload(str(i), 1000 + i) for i in range(60)}

@@ -71,6 +71,7 @@ def test_bf16_autocast_gives_a_float32_loss_near_the_exact_one() -> None:
     assert float(loss) == pytest.approx(float(exact), rel=2e-2)
 
 
+@pytest.mark.slow
 def test_two_workers_train_the_same_network_as_one(tmp_path: Path) -> None:
     script = Path(__file__).with_name("two_workers.py")
     with socket.socket() as probe:
