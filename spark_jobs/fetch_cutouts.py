@@ -315,14 +315,14 @@ def keep_one_row_per_stamp(ledger: str) -> None:
 
     Of a stamp's rows a failure yields to any other and an earlier failure to a later one; else the first file's row stays.
     """
-    tables_ = read_ledger(ledger, ["cutout_id", "outcome"])
+    found = read_ledger(ledger, ["cutout_id", "outcome"])
     best: dict[int, tuple[bool, int, str]] = {}
-    for place, (name, rows) in enumerate(tables_.items()):
+    for place, (name, rows) in enumerate(found.items()):
         for key, outcome in zip(rows["cutout_id"].to_pylist(), rows["outcome"].to_pylist(), strict=True):
             failed = outcome == FAILED
             rank = (failed, -place if failed else place, name)
             best[key] = min(best.get(key, rank), rank)
-    for name, rows in tables_.items():
+    for name, rows in found.items():
         kept = [best[key][2] == name for key in rows["cutout_id"].to_pylist()]
         if not any(kept):
             storage.remove(name)
