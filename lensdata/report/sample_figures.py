@@ -154,7 +154,7 @@ def distribution(sample: pd.DataFrame, covariate: Covariate, note: str = "") -> 
     edges = _edges([part for _, part, _ in classes if len(part)], whole_numbers=covariate.name.startswith("nobs"))
     with mpl.rc_context(RC):  # placed by hand: a page has some seventy of these, and a layout engine draws each thrice
         figure = Figure(figsize=(3.1, 2.35))
-        axes = figure.add_axes((0.17, 0.19, 0.80, 0.61))
+        axes = figure.add_axes((0.21, 0.19, 0.76, 0.61))
     for name, part, colour in classes:
         if len(part):
             counts, _ = np.histogram(np.clip(part, edges[0], edges[-1]), edges)
