@@ -138,11 +138,11 @@ def read_brick(
     corners, offsets, inside = _place(wcs, images[0].shape, positions, size)
     if not whole:
         _hold_tiles(read, uris, images, corners[inside], size, threads)
-    out = _empty(len(positions), bands, size, extras)
+    out, places = _empty(len(positions), bands, size, extras), np.flatnonzero(inside)
     for (kind, band), image in zip(files, images, strict=True):
         target = out[kind] if kind == "maskbits" else out[kind][..., bands.index(band)]
-        for n, stamp in zip(np.flatnonzero(inside), image.cuts(corners[inside], size), strict=True):
-            target[n] = stamp
+        for n, stamp in image.cuts(corners[inside], size):
+            target[places[n]] = stamp
     return BrickStamps(
         out["image"],
         np.where(inside[:, None], offsets, np.nan),

@@ -88,8 +88,9 @@ def _seams(steps: Stamp) -> float:
     bound = limit[:, None, None].astype(steps.dtype)
     up, down = (np.count_nonzero(beyond, axis=2) for beyond in (steps > bound, steps < -bound))
     same_way = np.abs(up - down) / steps.shape[2]
-    away = np.pad(same_way, ((0, 0), (SEAM_REACH, SEAM_REACH)))
-    beside = np.maximum(away[:, : -2 * SEAM_REACH], away[:, 2 * SEAM_REACH :])
+    beside = np.zeros_like(same_way)
+    beside[:, SEAM_REACH:] = same_way[:, :-SEAM_REACH]
+    np.maximum(beside[:, :-SEAM_REACH], same_way[:, SEAM_REACH:], out=beside[:, :-SEAM_REACH])
     return float(np.max(same_way - beside, initial=0.0))
 
 

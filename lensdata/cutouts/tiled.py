@@ -149,19 +149,26 @@ class TiledImage:
             spans += zip(not_held.tolist(), (starts + num_bytes).tolist(), strict=True)
         return _joined(sorted(span for span in spans if span[0] < span[1]))
 
-    def cuts(self, corners: Corners, size: int) -> Iterator[npt.NDArray[Any]]:
-        """Stamps (size, size) with these lower corners (y, x), one after the other; their tiles must be held.
+    def cuts(self, corners: Corners, size: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """Stamps (size, size) with these lower corners (n, 2) = (y, x), in any order, each with its place; tiles must be held.
 
-        Many stamps of a whole file come from the whole image, few from sections. Measured on 3600 x 3600 pixels, one core:
-        all 1,296 tiles 0.12 s, a section of 2 x 2 tiles 0.9 ms, of which 0.5 ms are overhead. Decompressing each needed tile
-        once, by sections of runs of tiles, is no faster than the better of the two at any number of stamps.
+        Stamps that lie close together share a section where that costs less than one each. Where sections cost more than the
+        whole image and all of it is held, that is decompressed. Measured on 3600 x 3600 pixels, one core: all 1,296 tiles
+        0.12 s, a section of 2 x 2 tiles 0.9 ms, of which 0.5 ms are overhead.
         """
-        per_stamp = float(np.prod([1 + (size - 1) / tile for tile in self.tile_shape]))
-        by_sections = len(corners) * (per_stamp + SECTION_OVERHEAD_TILES) < len(self._index)
-        with decoding():
-            pixels = self._hdu.section if by_sections or self._num_first < self._end else self._hdu.data
-            for y, x in corners:
-                yield pixels[y : y + size, x : x + size]
+        whole = self._num_first >= self._end
+        boxes = np.concatenate([corners // self.tile_shape, (corners + size - 1) // self.tile_shape + 1], axis=1)
+        sections, owners = _sections(boxes) if whole else (boxes, np.arange(len(boxes)))
+        if whole and _cost(sections).sum() > len(self._index):
+            sections, owners = np.array([[0, 0, *self._counts]]), np.zeros(len(boxes), np.int64)
+        for number, box in enumerate(sections):
+            y0, x0 = box[:2] * self.tile_shape
+            y1, x1 = np.minimum(box[2:] * self.tile_shape, self.shape)
+            with decoding():
+                pixels = self._hdu.section[y0:y1, x0:x1]
+            for place in np.flatnonzero(owners == number):
+                y, x = corners[place] - (y0, x0)
+                yield int(place), pixels[y : y + size, x : x + size]
 
 
 def read_first(read: Read, uri: str, *, whole: bool) -> bytes:
@@ -234,6 +241,31 @@ def _index_dtype(table: fits.Header) -> np.dtype[Any]:
         else:
             fields.append((f"{column}{letters[0]}", f"V{_ITEM_BYTES[letters[0]]}"))
     return np.dtype(fields)
+
+
+def _sections(boxes: Corners) -> tuple[Corners, Corners]:
+    """Sections that hold boxes of tiles (n, 4) = (y0, x0, y1, x1), and which of them holds each box.
+
+    Each box joins the section where that saves most, or begins one of its own.
+    """
+    sections = boxes[:0]
+    owners = np.zeros(len(boxes), np.int64)
+    for place in np.lexsort((boxes[:, 1], boxes[:, 0])):
+        box = boxes[place]
+        joint = np.concatenate([np.minimum(sections[:, :2], box[:2]), np.maximum(sections[:, 2:], box[2:])], axis=1)
+        saved = _cost(sections) + _cost(box) - _cost(joint)
+        if len(saved) and saved.max() > 0:
+            owners[place] = saved.argmax()
+            sections[owners[place]] = joint[owners[place]]
+        else:
+            owners[place] = len(sections)
+            sections = np.concatenate([sections, box[None]])
+    return sections, owners
+
+
+def _cost(boxes: Corners) -> Corners:
+    """What sections of these boxes of tiles cost, in tiles."""
+    return np.asarray((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]) + SECTION_OVERHEAD_TILES)
 
 
 def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -169,6 +169,32 @@ def test_whole_files_and_ranges_give_the_same_bytes(files, seed, n):
     assert (one.maskbits.shape, one.maskbits.dtype) == (one.stamps.shape[:3], np.int32)
 
 
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32), n=st.integers(0, 60), tiles=st.integers(1, 40))
+def test_shared_sections_hold_every_stamp_and_cost_no_more_than_one_each(seed, n, tiles):
+    random = np.random.default_rng(seed)
+    first = random.integers(0, tiles, (n, 2))
+    boxes = np.concatenate([first, first + random.integers(1, 4, (n, 2))], axis=1)
+    sections, owners = tiled._sections(boxes)
+    assert np.all(sections[owners][:, :2] <= boxes[:, :2])
+    assert np.all(sections[owners][:, 2:] >= boxes[:, 2:])
+    assert set(owners.tolist()) == set(range(len(sections)))
+    assert tiled._cost(sections).sum() <= tiled._cost(boxes).sum()
+
+
+def test_stamps_from_shared_sections_are_those_cut_alone():
+    shape = (1000, 950)
+    content = coadd_bytes(np.random.default_rng(8).normal(0, 0.02, shape).astype(np.float32))
+    image, size = tiled.TiledImage(content), 60
+    corners = np.array([[0, 0], [40, 10], [930, 885], [500, 300], [55, 30], [940, 890]])
+    first = corners // 100
+    assert len(tiled._sections(np.concatenate([first, (corners + size - 1) // 100 + 1], axis=1))[0]) == 3
+    found = dict(image.cuts(corners, size))
+    assert sorted(found) == list(range(len(corners)))
+    for place, (y, x) in enumerate(corners):
+        np.testing.assert_array_equal(found[place], opened(content)[0][y : y + size, x : x + size])
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_pixels_without_data_stay_exact_zeros(files, whole):
     found = read(Reader(files), 150, 205, "gr", 50, whole=whole, extras=("invvar",))
