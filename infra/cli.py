@@ -71,12 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--dry-run", action="store_true", help="print the command lines and run nothing")
         command.set_defaults(function=_run)
-    mock = commands.add_parser("mock-survey", help="write a simulated survey (sweep files, sources, truth)")
-    mock.add_argument("arguments", nargs=argparse.REMAINDER, help="as of python -m lensdata.simulation.survey")
-    mock.set_defaults(
-        function=lambda args: pipelines.run_command(
-            [sys.executable, "-m", "lensdata.simulation.survey", *args.arguments]
-        )
+    _add_module(
+        commands, "mock-survey", "lensdata.simulation.survey", "write a simulated survey (sweep files, sources, truth)"
+    )
+    _add_module(
+        commands, "model", "ray_train.model", "what networks cost: parameters, arithmetic, memory; one by NAME, or all"
     )
     verify = commands.add_parser(
         "verify-sweeps",
@@ -90,6 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(function=_verify_sweeps)
     shards_cli.add_parsers(commands)
     return parser
+
+
+def _add_module(commands: Any, name: str, module: str, text: str) -> None:
+    """Add a command whose arguments, options and help are those of ``python -m MODULE``."""
+    # no character begins an option here, so that options, too, reach the module
+    command = commands.add_parser(name, help=text, add_help=False, prefix_chars="\0")
+    command.add_argument("arguments", nargs=argparse.REMAINDER)
+    command.set_defaults(function=lambda args: pipelines.run_command([sys.executable, "-m", module, *args.arguments]))
 
 
 def _verify_sweeps(args: argparse.Namespace) -> int:

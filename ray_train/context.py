@@ -32,6 +32,7 @@ class LocalContext:
     device: torch.device
     rank: int = 0
     world: int = 1
+    local_world: int = 1
     fatal_health: bool = False
     trackers: list[TensorBoard] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +44,14 @@ class LocalContext:
     def last_checkpoint(self) -> bytes | None:
         """See `ray_train.core.loop.RunContext`."""
         return self.folder.checkpoint("last")
+
+    def partial_checkpoint(self) -> bytes | None:
+        """See `ray_train.core.loop.RunContext`."""
+        return self.folder.partial()
+
+    def keep_partial(self, checkpoint: bytes) -> None:
+        """See `ray_train.core.loop.RunContext`."""
+        self.folder.save_partial(checkpoint)
 
     def epoch_done(self, records: list[Record], checkpoint: bytes | None) -> None:
         """Save the epoch, check its health, tell the trackers and the log."""

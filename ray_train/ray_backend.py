@@ -23,6 +23,7 @@ from lensdata.config.training import ExecutionConfig, TrainingConfig
 from lensdata.errors import InputError
 from lensdata.steps import JobFailed
 from ray_train.context import RayTrainContext, choose_device, tell, use_threads
+from ray_train.core.data import DataError
 from ray_train.core.loop import TrainingError
 from ray_train.core.recipe import Recipe
 from ray_train.run_folder import RunFolder
@@ -151,8 +152,8 @@ def make_trainer(plan: Plan, config: TrainingConfig, folder: str) -> TorchTraine
 def train_worker(values: dict[str, Any]) -> str | None:
     """What each worker runs; returns why training stopped, or None.
 
-    A loss that is not a number would be the same after a restart, so it is returned and not raised: Ray restarts
-    workers that raise.
+    A loss that is not a number, or stamps that do not fit, would be the same after a restart, so the reason is returned
+    and not raised: Ray restarts workers that raise.
     """
     steps.setup_logging()
     plan = Plan(**values)
@@ -163,10 +164,11 @@ def train_worker(values: dict[str, Any]) -> str | None:
     rank = session.get_world_rank()
     trackers = [TensorBoard(folder.path("tensorboard"))] if config.trackers.tensorboard and rank == 0 else []
     context = RayTrainContext(
-        folder, recipe_of(config), device, rank, session.get_world_size(), config.health.fatal, trackers
-    )
+        folder, recipe_of(config), device, rank, session.get_world_size(), session.get_local_world_size(),
+        config.health.fatal, trackers,
+    )  # fmt: skip
     try:
         run_training(plan, context)
-    except TrainingError as error:
+    except (TrainingError, DataError) as error:
         return str(error)
     return None

@@ -16,6 +16,8 @@ from lensdata.errors import InputError
 from ray_train.core.loop import Record
 from ray_train.core.recipe import best_epoch
 
+PARTIAL = "inside_epoch.pt"
+
 
 def checkpoint_name(epoch: int) -> str:
     """Name of an epoch's checkpoint; epochs count from 0.
@@ -77,6 +79,15 @@ class RunFolder:
         if digest is not None and hashlib.sha256(data).hexdigest() != digest:
             raise InputError(f"Checkpoint {address} is not the file that was written (its SHA-256 differs).")
         return data
+
+    def partial(self) -> bytes | None:
+        """The checkpoint inside an epoch, if there is one; the epoch is written in it."""
+        address = self.path("checkpoints", PARTIAL)
+        return storage.read_bytes(address) if storage.exists(address) else None
+
+    def save_partial(self, checkpoint: bytes) -> None:
+        """Keep a checkpoint inside an epoch in place of the one before."""
+        storage.write_bytes(self.path("checkpoints", PARTIAL), checkpoint)
 
     def save(self, records: list[Record], checkpoint: bytes, *, monitor: str, keep_every: int) -> None:
         """Keep an epoch: checkpoint, records, `best.json`, then `last.json`; then drop what nobody names.

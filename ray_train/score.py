@@ -29,8 +29,8 @@ from ray_train.core import state
 from ray_train.core.images import ImageRecipe
 from ray_train.core.predict import predict
 from ray_train.run_folder import RunFolder
-from ray_train.stamps import check_images, stamp_source
-from ray_train.training import build_network, image_recipe, score_table, write_scores
+from ray_train.stamps import stamp_source
+from ray_train.training import build_network, image_recipe, score_table, statistics_in, write_scores
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,16 @@ class Scorer:
     config: TrainingConfig
     network: dict[str, Any]
     model: nn.Module
-    images: ImageRecipe
     device: torch.device
+
+    def images(self, layout: ImageLayout) -> ImageRecipe:
+        """How stamps of this layout become the network's input."""
+        return image_recipe(self.config, layout, statistics_in(self.network))
 
     def score(self, manifest: Manifest, batch: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Logits of a manifest's rows, in their order."""
-        source = stamp_source(manifest, manifest.layout(), self.images, self.device, "stream")
+        layout = manifest.layout()
+        source = stamp_source(manifest, layout, self.images(layout), self.device, "stream")
         return predict(self.model, source, batch=batch, device=self.device)
 
 
@@ -65,8 +69,8 @@ def load_scorer(run_uri: str, checkpoint: str, device: torch.device) -> Scorer:
     config = _stored_config(run)
     saved = state.load(run.checkpoint(checkpoint), device)
     model = build_network(saved["network"]).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.load_state_dict(saved["model"])
-    return Scorer(run, config, saved["network"], model.eval(), image_recipe(config), device)
+    model.load_state_dict(state.weights(saved))
+    return Scorer(run, config, saved["network"], model.eval(), device)
 
 
 def score(run: JobRun) -> Outcome:
@@ -104,7 +108,7 @@ def _parts(manifest: Manifest, part_rows: int) -> Iterator[Manifest]:
 
 
 def _check_fit(scorer: Scorer, layout: ImageLayout) -> None:
-    check_images(scorer.images, layout)
+    scorer.images(layout)
     trained = (tuple(scorer.network["bands"]), scorer.network["unit"])
     if trained != (layout.bands, layout.unit):
         raise InputError(

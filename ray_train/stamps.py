@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from lensdata import storage
 from lensdata.errors import InputError
 from lensdata.shards.layout import ImageLayout, Stamps
 from lensdata.shards.manifests import Manifest
 from lensdata.shards.reader import StampReader
-from ray_train.core.data import ResidentStamps, StampSource, StampTable, StreamedStamps, choose_residency
-from ray_train.core.images import ImageRecipe
+from ray_train.core.data import HostStamps, ResidentStamps, StampSource, StampTable, StreamedStamps, stamps_in_order
+from ray_train.core.images import DTYPES, ImageRecipe, Statistics, measure_statistics
+from ray_train.core.memory import choose_residency, room
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +47,85 @@ def group_reader(places: list[tuple[str, int]], layout: ImageLayout) -> Callable
 
 
 def stamp_source(
-    manifest: Manifest, layout: ImageLayout, recipe: ImageRecipe, device: torch.device, residency: str
+    manifest: Manifest,
+    layout: ImageLayout,
+    recipe: ImageRecipe,
+    device: torch.device,
+    residency: str,
+    cache: Path | None = None,
 ) -> StampSource:
-    """Stamps of a manifest's rows, resident on the device or streamed.
+    """Stamps of a manifest's rows: on the device, in a file mapped to memory, or streamed.
 
     Parameters
     ----------
     residency
-        "device" or "stream"; see `choose_residency`.
+        "device", "host" or "stream"; see `choose_residency`.
+    cache
+        Folder of the files of "host".
     """
     table, places = stamp_table(manifest)
+    read_group = group_reader(places, layout)
+    if residency == "host":
+        if cache is None:
+            raise ValueError("residency host needs a folder")
+        name = f"stamps-{prepared_identity(manifest, layout, recipe)}.npy"
+        return HostStamps(table, read_group, recipe, device, cache / name)
     kind = ResidentStamps if residency == "device" else StreamedStamps
-    return kind(table, group_reader(places, layout), recipe, device)
+    return kind(table, read_group, recipe, device)
+
+
+def prepared_identity(manifest: Manifest, layout: ImageLayout, recipe: ImageRecipe) -> str:
+    """What the prepared stamps of these rows depend on, as 16 hexadecimal digits: files, rows and recipe."""
+    shards, order = np.unique(manifest.column("shard").astype(str), return_inverse=True)
+    known = recipe.statistics
+    digest = hashlib.sha256(repr((recipe, layout)).encode())
+    for uri in [storage.join(manifest.uri, shard) for shard in shards]:
+        digest.update(repr(sorted(storage.version(uri).items())).encode())
+    for values in (order, *(manifest.column(name) for name in ("cutout_id", "row_group", "row"))):
+        digest.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
+    for tensor in () if known is None else (known.mean, known.sigma):
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def prepared_bytes(num_rows: int, layout: ImageLayout, recipe: ImageRecipe) -> int:
+    """Memory that prepared stamps take."""
+    return num_rows * math.prod(recipe.prepared_shape(layout.shape)) * DTYPES[recipe.dtype].itemsize
 
 
 def residency_for(
-    wanted: str, manifest: Manifest, layout: ImageLayout, recipe: ImageRecipe, device: torch.device
+    wanted: str,
+    manifest: Manifest,
+    layout: ImageLayout,
+    recipe: ImageRecipe,
+    device: torch.device,
+    cache: Path,
+    workers: int = 1,
 ) -> str:
     """The residency for all rows of a manifest, and a log line that says why."""
-    chosen, reason = choose_residency(wanted, len(manifest), layout.shape, recipe.crop, device)
+    needed = prepared_bytes(len(manifest), layout, recipe)
+    chosen, reason = choose_residency(wanted, needed, room(device, cache), workers)
     log.info("residency=%s reason=%r", chosen, reason)
     return chosen
+
+
+def statistics_of(manifest: Manifest, layout: ImageLayout, recipe: ImageRecipe) -> Statistics:
+    """Figures of a training split for normalisations that need them, measured on the CPU in the order of the rows."""
+    table, places = stamp_table(manifest)
+    try:
+        return measure_statistics(recipe, stamps_in_order(table, group_reader(places, layout)))
+    except ValueError as error:
+        raise InputError(f"images.normalisation {recipe.normalisation}: {error}.") from error
+
+
+@contextmanager
+def cache_folder(wanted: str | None) -> Iterator[Path]:
+    """The folder of prepared stamps: the user's, which stays, or a temporary one."""
+    if wanted is not None:
+        yield Path(wanted)
+        return
+    with tempfile.TemporaryDirectory(prefix="lensdata-stamps-") as folder:
+        yield Path(folder)
 
 
 def check_images(recipe: ImageRecipe, layout: ImageLayout) -> None:

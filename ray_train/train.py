@@ -24,6 +24,7 @@ from lensdata.config.training import TrainingConfig
 from lensdata.steps import JobFailed, JobRun, Outcome
 from ray_train import ray_environment
 from ray_train.context import LocalContext, choose_device, use_threads
+from ray_train.core.data import DataError
 from ray_train.core.loop import TrainingError
 from ray_train.run_folder import RunFolder
 from ray_train.trackers import TensorBoard
@@ -71,7 +72,7 @@ def train_here(plan: Plan, config: TrainingConfig) -> None:
     )
     try:
         run_training(plan, context)
-    except TrainingError as error:
+    except (TrainingError, DataError) as error:
         raise JobFailed(str(error)) from error
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,22 @@ from lensdata.shards.layout import ImageLayout
 from lensdata.shards.manifests import SPLITS, Manifest, read_manifest, require_classes
 from ray_train.context import LocalContext
 from ray_train.core import state
-from ray_train.core.images import ImageRecipe
+from ray_train.core.augment import Affine, MaskStage, Views
+from ray_train.core.images import ImageRecipe, Statistics
 from ray_train.core.loop import fit
+from ray_train.core.memory import require_room
 from ray_train.core.models import build_model
-from ray_train.core.models.weights import State
+from ray_train.core.models.weights import State, torchvision_weights
 from ray_train.core.predict import predict
 from ray_train.core.recipe import Recipe
 from ray_train.core.schedule import Schedule
+from ray_train.diagnostics import Diagnosis
 from ray_train.run_folder import RunFolder
-from ray_train.stamps import check_images, residency_for, stamp_source
+from ray_train.stamps import cache_folder, check_images, prepared_bytes, residency_for, stamp_source, statistics_of
 
 log = logging.getLogger(__name__)
+
+TORCHVISION = "torchvision"  # as model.weights: its own ImageNet weights
 
 
 @dataclass(frozen=True)
@@ -47,22 +53,54 @@ class Plan:
 def recipe_of(config: TrainingConfig) -> Recipe:
     """The loop's own form of a configuration."""
     return Recipe(
-        seed=config.seed, epochs=config.epochs, images=image_recipe(config), augment=config.images.augment,
-        shuffle_rows=config.data.shuffle_rows, micro_batch=config.batch.micro_batch,
-        accumulation=config.batch.accumulation, drop_last=config.batch.drop_last,
-        evaluation_batch=config.batch.evaluation, optimizer=config.optimizer.name, lr=config.optimizer.lr,
-        weight_decay=config.optimizer.weight_decay, momentum=config.optimizer.momentum,
+        seed=config.seed, epochs=config.epochs, views=views_of(config), shuffle_rows=config.data.shuffle_rows,
+        micro_batch=config.batch.micro_batch, accumulation=config.batch.accumulation,
+        drop_last=config.batch.drop_last, evaluation_batch=config.batch.evaluation, optimizer=config.optimizer.name,
+        lr=config.optimizer.lr, weight_decay=config.optimizer.weight_decay, momentum=config.optimizer.momentum,
         schedule=Schedule(**config.schedule.model_dump()), weighted=config.loss.weighted,
         label_smoothing=config.loss.label_smoothing, clip_norm=config.loss.clip_norm, precision=config.precision,
         frozen_stem_epochs=config.model.frozen_stem_epochs, patience=config.early_stopping.patience,
         min_delta=config.early_stopping.min_delta, stop_monitor=config.early_stopping.monitor,
         best_monitor=config.checkpoints.monitor, keep_every=config.checkpoints.keep_every,
+        averaging=config.model.averaging, every_steps=config.checkpoints.every_steps, compile=config.execution.compile,
     )  # fmt: skip
 
 
-def image_recipe(config: TrainingConfig) -> ImageRecipe:
-    """How stamps become network input."""
-    return ImageRecipe(normalisation=config.images.normalisation, crop=config.images.crop)
+def views_of(config: TrainingConfig) -> Views:
+    """What training shows of a stamp."""
+    images = config.images
+    return Views(
+        view=images.augment,
+        affine=Affine(**images.affine.model_dump()),
+        masking=tuple(MaskStage(**stage.model_dump()) for stage in images.masking),
+    )
+
+
+def image_recipe(config: TrainingConfig, layout: ImageLayout, statistics: Statistics | None = None) -> ImageRecipe:
+    """How stamps become network input.
+
+    Raises
+    ------
+    InputError
+        A band is not in the stamps, or the recipe does not fit them.
+    """
+    wanted, planes = config.images.bands, None
+    if wanted is not None:
+        absent = [band for band in wanted if band not in layout.bands]
+        if absent or not wanted:
+            raise InputError(
+                f"images.bands asks for {', '.join(wanted) or 'none'}; the stamps have {', '.join(layout.bands)}."
+            )
+        planes = tuple(layout.bands.index(band) for band in wanted)
+    recipe = ImageRecipe(
+        normalisation=config.images.normalisation,
+        crop=config.images.crop,
+        dtype=config.images.dtype,
+        planes=planes,
+        statistics=statistics,
+    )
+    check_images(recipe, layout)
+    return recipe
 
 
 def training_manifest(config: TrainingConfig, uri: str, test_limit: int | None) -> Manifest:
@@ -102,11 +140,12 @@ def network_of(config: TrainingConfig, layout: ImageLayout) -> dict[str, Any]:
     """Everything that `build_network` needs, kept in every checkpoint."""
     return {
         "arch": config.model.arch,
-        "in_channels": len(layout.bands),
+        "in_channels": len(config.images.bands or layout.bands),
         "dropout": config.model.dropout,
         "preset": config.model.preset,
         "bands": list(layout.bands),
         "unit": layout.unit,
+        "statistics": None,
     }
 
 
@@ -129,8 +168,13 @@ def read_weights(config: TrainingConfig, init_from: str | None) -> State | None:
     source = init_from or config.model.weights
     if source is None:
         return None
+    if source == TORCHVISION and not init_from:
+        try:
+            return torchvision_weights(config.model.arch)
+        except ValueError as error:
+            raise InputError(f"model.weights: {error}.") from error
     if storage.is_folder(source):
-        return dict(state.load(RunFolder(source).checkpoint("best"))["model"])
+        return state.weights(state.load(RunFolder(source).checkpoint("best")))
     data = storage.read_bytes(source)
     digest = hashlib.sha256(data).hexdigest()
     if config.model.weights_sha256 not in (None, digest) and not init_from:
@@ -165,7 +209,7 @@ def check_plan(plan: Plan) -> dict[str, Any]:
     config = TrainingConfig.model_validate(plan.config)
     manifest = training_manifest(config, plan.manifest, plan.test_limit)
     layout = manifest.layout()
-    check_images(image_recipe(config), layout)
+    image_recipe(config, layout)
     model = build_network(network_of(config, layout), read_weights(config, plan.init_from))
     counts = {
         split: {"rows": len(part), "positive": int(part.column("label").sum())}
@@ -193,32 +237,81 @@ def run_training(plan: Plan, context: LocalContext) -> None:
     """Train and score with the best checkpoint; every worker runs this."""
     config = TrainingConfig.model_validate(plan.config)
     manifest = training_manifest(config, plan.manifest, plan.test_limit)
-    layout, images = manifest.layout(), image_recipe(config)
-    residency = residency_for(config.execution.residency, manifest, layout, images, context.device)
+    with cache_folder(config.execution.cache) as cache:
+        _train_and_score(config, plan, manifest, context, cache)
+
+
+def _train_and_score(
+    config: TrainingConfig, plan: Plan, manifest: Manifest, context: LocalContext, cache: Path
+) -> None:
+    layout = manifest.layout()
+    network = network_of(config, layout)
+    images = _with_statistics(image_recipe(config, layout), network, manifest, layout, context)
+    torch.manual_seed(config.seed)
+    model = build_network(network, read_weights(config, plan.init_from))
+    device = context.device
+    residency = residency_for(
+        config.execution.residency, manifest, layout, images, device, cache, workers=context.local_world
+    )
+    require_room(
+        model.to(device), in_channels=network["in_channels"], size=images.prepared_shape(layout.shape)[0],
+        micro_batch=config.batch.micro_batch, precision=config.precision, device=device,
+        taken=prepared_bytes(len(manifest), layout, images) if residency == "device" else 0,
+    )  # fmt: skip
     context.facts = {
-        "device": context.device.type,
+        "device": device.type,
         "threads": torch.get_num_threads(),
         "workers": context.world,
         "residency": residency,
     }
-    network = network_of(config, layout)
-    torch.manual_seed(config.seed)
-    model = build_network(network, read_weights(config, plan.init_from))
     sources = {
-        split: stamp_source(part, layout, images, context.device, residency)
+        split: stamp_source(part, layout, images, device, residency, cache)
         for split in SPLITS
         if len(part := manifest.split(split))
     }
-    fit(context.recipe, model, sources["train"], sources["val"], context, network)
-    best = state.load(context.folder.checkpoint("best"), context.device)
-    model.load_state_dict(best["model"])
+    diagnosis = Diagnosis(
+        recipe=context.recipe, train=sources["train"], val=sources["val"], rows=manifest.split("val"),
+        groups=pixels_of(manifest.split("train")), device=device, rank=context.rank, world=context.world,
+    )  # fmt: skip
+    fit(context.recipe, model, sources["train"], sources["val"], context, network, diagnosis)
+    best = state.load(context.folder.checkpoint("best"), device)
+    model.load_state_dict(state.weights(best))
     for split, source in sources.items():
         logits = predict(
-            model, source, batch=config.batch.evaluation, device=context.device, rank=context.rank, world=context.world
+            model, source, batch=config.batch.evaluation, device=device, rank=context.rank, world=context.world
         )
         if context.rank == 0:
             scores = score_table(manifest.split(split), logits, config, context.folder.run_id)
             write_scores(scores, context.folder.path("scores", "dataset", f"{split}.parquet"))
+
+
+def pixels_of(manifest: Manifest) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+    """HEALPix pixels of the rows, if the manifest knows them all."""
+    if "healpix_128" not in manifest.table.column_names or manifest.table["healpix_128"].null_count:
+        return None
+    return manifest.column("healpix_128").astype(np.int64)
+
+
+def _with_statistics(
+    images: ImageRecipe, network: dict[str, Any], manifest: Manifest, layout: ImageLayout, context: LocalContext
+) -> ImageRecipe:
+    """The recipe with the figures it needs, which are kept with the network too."""
+    if not images.needs_statistics:
+        return images
+    data = context.partial_checkpoint() or (context.last_checkpoint() if context.records() else None)
+    if data is not None:
+        found = statistics_in(state.load(data)["network"])
+    else:
+        found = statistics_of(manifest.split("train"), layout, images)
+    assert found is not None
+    network["statistics"] = {"mean": found.mean, "sigma": found.sigma}
+    return replace(images, statistics=found)
+
+
+def statistics_in(network: dict[str, Any]) -> Statistics | None:
+    """Figures of the training split that a checkpoint keeps."""
+    kept = network["statistics"]
+    return None if kept is None else Statistics(kept["mean"].cpu(), kept["sigma"].cpu())
 
 
 def score_table(manifest: Manifest, logits: np.ndarray[Any, Any], config: TrainingConfig, run_id: str) -> pa.Table:

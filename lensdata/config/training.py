@@ -9,7 +9,29 @@ from pydantic import Field, model_validator
 from lensdata.config.base import Config
 from lensdata.config.cutouts import Quality
 
-Normalisation = Literal["raw_robust", "per_sample_robust", "rgb8", "identity"]
+Normalisation = Literal["raw_robust", "per_sample_robust", "residual", "lanusse", "asinh", "rgb8", "identity"]
+
+
+class AffineConfig(Config):
+    """Ranges of the view `affine`."""
+
+    rotate_degrees: float = Field(default=90.0, ge=0, le=180, description="turned by up to this, either way")
+    zoom: tuple[float, float] = Field(default=(0.9, 1.0), description="magnified by a factor between these")
+    shift_pixels: float = Field(default=0.0, ge=0, description="moved by up to this along either axis")
+
+    @model_validator(mode="after")
+    def _zoom_is_a_range(self) -> AffineConfig:
+        if not 0 < self.zoom[0] <= self.zoom[1]:
+            raise ValueError(f"images.affine.zoom {list(self.zoom)} is no range of positive factors, lowest first")
+        return self
+
+
+class MaskStageConfig(Config):
+    """A disc about the centre that is hidden in some stamps, from an epoch on (R-P5)."""
+
+    from_epoch: int = Field(default=0, ge=0, description="first epoch of the stage, counted from 0")
+    radius: float = Field(gt=0, description="pixels")
+    probability: float = Field(ge=0, le=1, description="fraction of the stamps, chosen anew in every epoch")
 
 
 class ImagesConfig(Config):
@@ -17,12 +39,23 @@ class ImagesConfig(Config):
 
     normalisation: Normalisation = Field(
         default="raw_robust",
-        description="raw_robust (R-P1), per_sample_robust (R-P2), rgb8 (0..255 to -1..1), identity",
+        description="raw_robust (R-P1), per_sample_robust (R-P2), residual (R-P3), lanusse, asinh, rgb8 (0..255 to -1..1), "
+        "identity",
     )
     crop: int | None = Field(default=None, ge=8, description="side of the centre crop in pixels; null keeps all (R-P4)")
-    augment: Literal["d4", "original", "none"] = Field(
+    bands: tuple[str, ...] | None = Field(default=None, description="planes of the stamps to use; null uses all (R-P6)")
+    dtype: Literal["float32", "float16"] = Field(
+        default="float32",
+        description="of prepared stamps while they wait; float16 takes half the memory, rounds to 2^-11",
+    )
+    augment: Literal["d4", "original", "affine", "none"] = Field(
         default="d4",
-        description="d4: flips and quarter turns, new in every epoch; original: the same view every epoch (R-P7)",
+        description="d4: flips and quarter turns, new in every epoch; original: the same view every epoch; affine: flips, "
+        "then any angle, zoom and shift (R-P7)",
+    )
+    affine: AffineConfig = AffineConfig()
+    masking: tuple[MaskStageConfig, ...] = Field(
+        default=(), description="stages of core masking in training, each from its epoch on; empty: none (R-P5)"
     )
 
 
@@ -38,12 +71,28 @@ class DataConfig(Config):
 class ModelConfig(Config):
     """The network (R-M1, R-M2)."""
 
-    arch: str = Field(default="resnet18", description="resnet18, efficientnet_v2_s or shielded_resnet")
-    preset: str = Field(default="p4", description="shielded_resnet only: p4 (194,433 parameters), l18, h21")
+    arch: str = Field(
+        default="resnet18",
+        description="resnet18, efficientnet_v2_s, shielded_resnet, or timm:NAME (extra lensdata[timm])",
+    )
+    preset: str = Field(default="p4", description="shielded_resnet only: p4, p4_c (194,433 parameters each), l18, h21")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="efficientnet_v2_s only: before the last layer")
-    weights: str | None = Field(default=None, description="state_dict file (path or URI) to start from; null: random")
+    weights: str | None = Field(
+        default=None,
+        description="state_dict file (path or URI) to start from; torchvision: its own ImageNet weights; null: random",
+    )
     weights_sha256: str | None = Field(default=None, description="SHA-256 that the weights file must have")
     frozen_stem_epochs: int = Field(default=0, ge=0, description="epochs in which the first layer is kept fixed")
+    averaging: float = Field(
+        default=0.0, ge=0, lt=1, description="decay per step of the running mean of the weights that is judged; 0: none"
+    )
+
+
+    @model_validator(mode="after")
+    def _hash_is_of_a_file(self) -> ModelConfig:
+        if self.weights == "torchvision" and self.weights_sha256 is not None:
+            raise ValueError("model.weights_sha256 is for a file; torchvision's own weights are checked by their name")
+        return self
 
 
 class OptimizerConfig(Config):
@@ -96,6 +145,9 @@ class CheckpointsConfig(Config):
     """Which epochs are kept (R-T5)."""
 
     keep_every: int = Field(default=10, ge=1, description="every n-th epoch is kept, besides best and latest")
+    every_steps: int = Field(
+        default=0, ge=0, description="optimizer steps between saves inside an epoch; 0: only its end"
+    )
     monitor: Literal["val_auc", "val_loss"] = Field(default="val_auc", description="what makes an epoch the best")
 
 
@@ -118,8 +170,16 @@ class ExecutionConfig(Config):
     num_workers: int = Field(default=1, ge=1, description="Ray workers, one device each (R-T1)")
     threads: int = Field(default=0, ge=0, description="CPU threads per worker; 0 takes all cores of the machine")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where there is one")
-    residency: Literal["auto", "device", "stream"] = Field(
-        default="auto", description="device: stamps stay in its memory; stream: read again every epoch (R-T8)"
+    residency: Literal["auto", "device", "host", "stream"] = Field(
+        default="auto",
+        description="device: stamps stay in its memory; host: in a file mapped to memory; stream: read every epoch (R-T8)",
+    )
+    cache: str | None = Field(
+        default=None,
+        description="local folder of the files of residency host; null: a temporary one, removed at the end",
+    )
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
+        default="none", description="mode of torch.compile for the training step"
     )
     max_failures: int = Field(default=3, ge=0, description="restarts by Ray from the last checkpoint (R-T5)")
 

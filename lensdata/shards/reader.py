@@ -71,7 +71,10 @@ def open_shard(uri: str, *, verify: bool = True) -> Shard:
     if not storage.exists(uri):
         raise InputError(f"Shard {uri} does not exist.")
     try:
-        file = pq.ParquetFile(storage.open_arrow(uri), pre_buffer=True, page_checksum_verification=verify)
+        # Reading ahead joins the ranged reads of a store. On a disk it costs: its buffers come from another thread's memory,
+        # whose pages the kernel hands out anew for every row group (benchmarks/loading.py).
+        ahead = storage.is_s3(uri)
+        file = pq.ParquetFile(storage.open_arrow(uri), pre_buffer=ahead, page_checksum_verification=verify)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{uri} is not a readable Parquet file ({error}).") from error
     return Shard(uri, layout_of(file.schema_arrow, uri), file)

@@ -1,13 +1,15 @@
-"""Stamps for the loop: resident on the device, or streamed from row groups; the same order either way (R-T8).
+"""Stamps for the loop: on the device, in a file that is mapped to memory, or streamed; the same order always (R-T8).
 
-Neither has per-sample Python: row groups are read whole by one thread, which runs ahead of the training (pyarrow
+None has per-sample Python: row groups are read whole by one thread, which runs ahead of the training (pyarrow
 and large copies release the interpreter lock; forked loader workers inside a Ray actor deadlock).
 """
 
 from __future__ import annotations
 
+import fcntl
 import queue
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,6 @@ Slices = Sequence[tuple[int, int]]
 T = TypeVar("T")
 
 READ_AHEAD = 4  # prepared pieces waiting for the device
-DEVICE_SHARE, HOST_SHARE = 0.6, 0.4  # of the free memory that `auto` gives to resident stamps
 
 
 class DataError(Exception):
@@ -87,21 +88,17 @@ class ResidentStamps:
     """All stamps, normalised and cropped once, in the device's memory.
 
     Normalisation and crop do not change from epoch to epoch, so what is kept is the network's input before
-    augmentation: at 63 pixels 40% of the bytes of the full stamp.
+    augmentation: at 63 pixels 40% of the bytes of the full stamp. With several workers each holds all stamps, since
+    micro-batches are dealt to them whole.
     """
 
     def __init__(self, table: StampTable, read_group: ReadGroup, recipe: ImageRecipe, device: torch.device) -> None:
         self.table = table
         self._images_NHWC: torch.Tensor | None = None
-        done = 0
-        for stamps in read_ahead(_groups(table, read_group)):
-            ready = recipe.prepare(torch.from_numpy(stamps).to(device)).permute(0, 2, 3, 1)
+        for first, ready in _prepared(table, read_group, recipe, device):
             if self._images_NHWC is None:
-                self._images_NHWC = torch.empty((len(table), *ready.shape[1:]), device=device)
-            self._images_NHWC[done : done + len(ready)] = ready
-            done += len(ready)
-        if done != len(table):
-            raise DataError(f"{done} stamps were read, but the manifest lists {len(table)}")
+                self._images_NHWC = torch.empty((len(table), *ready.shape[1:]), dtype=ready.dtype, device=device)
+            self._images_NHWC[first : first + len(ready)] = ready
 
     def batches(self, order: EpochOrder, slices: Slices) -> Iterator[torch.Tensor]:
         """See `StampSource`."""
@@ -110,6 +107,46 @@ class ResidentStamps:
         rows = torch.from_numpy(order.rows).to(self._images_NHWC.device)
         for start, stop in slices:
             yield self._images_NHWC.index_select(0, rows[start:stop]).permute(0, 3, 1, 2)
+
+
+class HostStamps:
+    """All stamps, normalised and cropped once, in one file that is mapped to memory.
+
+    The file is made in the first pass over the shards, under a temporary name, and found again by later runs (and the
+    other workers of this machine) that name the same path. The operating system keeps in memory what fits.
+
+    Parameters
+    ----------
+    path
+        Of the file, named after everything that its content depends on.
+    """
+
+    def __init__(
+        self, table: StampTable, read_group: ReadGroup, recipe: ImageRecipe, device: torch.device, path: Path
+    ) -> None:
+        self.table, self._device = table, device
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one worker writes, the others wait for it
+            if not path.exists():
+                _write_prepared(path, _prepared(table, read_group, recipe, device), len(table))
+        mapped = np.load(path, mmap_mode="c")  # torch wants memory that may be written to; nobody does
+        if len(mapped) != len(table):
+            raise DataError(f"{path} holds {len(mapped)} stamps, but the manifest lists {len(table)}; remove it")
+        self._images_NHWC = torch.from_numpy(mapped)
+
+    def batches(self, order: EpochOrder, slices: Slices) -> Iterator[torch.Tensor]:
+        """See `StampSource`."""
+        for stamps in to_device(read_ahead(self._gathered(torch.from_numpy(order.rows), slices)), self._device):
+            yield stamps.permute(0, 3, 1, 2)
+
+    def _gathered(self, rows: torch.Tensor, slices: Slices) -> Iterator[torch.Tensor]:
+        pin = self._device.type == "cuda"
+        for start, stop in slices:
+            shape = (stop - start, *self._images_NHWC.shape[1:])
+            out = torch.empty(shape, dtype=self._images_NHWC.dtype, pin_memory=pin)
+            torch.index_select(self._images_NHWC, 0, rows[start:stop], out=out)
+            yield out
 
 
 class StreamedStamps:
@@ -121,11 +158,13 @@ class StreamedStamps:
 
     def batches(self, order: EpochOrder, slices: Slices) -> Iterator[torch.Tensor]:
         """See `StampSource`."""
-        for stamps in read_ahead(self._pieces(order, slices)):
-            pinned = torch.from_numpy(stamps)
-            if self._device.type == "cuda":
-                pinned = pinned.pin_memory()
-            yield self._recipe.prepare(pinned.to(self._device, non_blocking=True))
+        for stamps in to_device(read_ahead(self._tensors(order, slices)), self._device):
+            yield self._recipe.prepare(stamps)
+
+    def _tensors(self, order: EpochOrder, slices: Slices) -> Iterator[torch.Tensor]:
+        for stamps in self._pieces(order, slices):
+            tensor = torch.from_numpy(stamps)
+            yield tensor.pin_memory() if self._device.type == "cuda" else tensor
 
     def _pieces(self, order: EpochOrder, slices: Slices) -> Iterator[npt.NDArray[Any]]:
         """Raw stamps (n, H, W, C) of each slice; holds only the windows that a slice still needs."""
@@ -157,33 +196,27 @@ class StreamedStamps:
         return out
 
 
-def choose_residency(
-    wanted: str, num_rows: int, stamp_shape: tuple[int, ...], crop: int | None, device: torch.device
-) -> tuple[str, str]:
-    """ "device" or "stream", and why in a few words.
+def to_device(items: Iterable[torch.Tensor], device: torch.device) -> Iterator[torch.Tensor]:
+    """The same tensors on the device; on a GPU the next one is copied while the latest is used."""
+    if device.type != "cuda":
+        yield from items
+        return
+    copies, ahead = torch.cuda.Stream(device), None
+    for item in items:
+        with torch.cuda.stream(copies):
+            moved = item.to(device, non_blocking=True)
+        if ahead is not None:
+            yield _arrived(ahead, copies)
+        ahead = moved
+    if ahead is not None:
+        yield _arrived(ahead, copies)
 
-    Parameters
-    ----------
-    wanted
-        "auto", "device" or "stream".
-    num_rows, stamp_shape, crop
-        What would be resident: float32 planes of `crop` (or the stamp's) pixels.
 
-    Raises
-    ------
-    DataError
-        "device" was asked for and does not fit.
-    """
-    height, width, planes = stamp_shape
-    pixels = crop * crop if crop else height * width
-    needed = 4 * num_rows * pixels * planes
-    free = int(DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else _free_host_bytes()
-    reason = f"stamps take {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB may be used on {device.type}"
-    if wanted == "device" and needed > free:
-        raise DataError(f"residency device does not fit: {reason}; use residency stream")
-    if wanted == "auto":
-        return ("device" if needed <= free else "stream"), reason
-    return wanted, reason
+def _arrived(tensor: torch.Tensor, copies: torch.cuda.Stream) -> torch.Tensor:
+    current = torch.cuda.current_stream(tensor.device)
+    current.wait_stream(copies)
+    tensor.record_stream(current)  # its memory is not given away while the current stream uses it
+    return tensor
 
 
 def read_ahead(items: Iterable[T], depth: int = READ_AHEAD) -> Iterator[T]:
@@ -225,7 +258,39 @@ def _put(waiting: queue.Queue[tuple[bool, Any]], entry: tuple[bool, Any], stoppe
     return False
 
 
-def _groups(table: StampTable, read_group: ReadGroup) -> Iterator[npt.NDArray[Any]]:
+def _prepared(
+    table: StampTable, read_group: ReadGroup, recipe: ImageRecipe, device: torch.device
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Every row once, as the table has them: number of the first, and prepared stamps (n, h, w, C) on the device."""
+    done = 0
+    for stamps in read_ahead(stamps_in_order(table, read_group)):
+        ready = recipe.prepare(torch.from_numpy(stamps).to(device)).permute(0, 2, 3, 1)
+        yield done, ready
+        done += len(ready)
+    if done != len(table):
+        raise DataError(f"{done} stamps were read, but the manifest lists {len(table)}")
+
+
+def _write_prepared(path: Path, pieces: Iterator[tuple[int, torch.Tensor]], num_rows: int) -> None:
+    """Write prepared stamps as one NPY file, which appears when it is whole."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    mapped: npt.NDArray[Any] | None = None
+    try:
+        for first, ready in pieces:
+            values = ready.cpu().numpy()
+            if mapped is None:
+                shape = (num_rows, *values.shape[1:])
+                mapped = np.lib.format.open_memmap(partial, mode="w+", dtype=values.dtype, shape=shape)
+            mapped[first : first + len(values)] = values
+        if mapped is None:
+            raise DataError("there are no stamps to keep")
+        mapped.flush()
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def stamps_in_order(table: StampTable, read_group: ReadGroup) -> Iterator[npt.NDArray[Any]]:
     """The rows of the table as they lie, one row group at a time."""
     first = 0
     for group, size in enumerate(table.group_sizes):
@@ -240,9 +305,3 @@ def _groups(table: StampTable, read_group: ReadGroup) -> Iterator[npt.NDArray[An
 def _check_group(stamps: npt.NDArray[Any], within: Indices, group: int) -> None:
     if len(within) and within.max() >= len(stamps):
         raise DataError(f"row group {group} has {len(stamps)} rows, but the manifest asks for row {within.max()}")
-
-
-def _free_host_bytes() -> int:
-    with Path("/proc/meminfo").open() as lines:
-        values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return int(HOST_SHARE * 1024 * values["MemAvailable"])

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import distributed
 
 from ray_train.core.data import DataError, StampTable
-from ray_train.core.order import EpochOrder
+from ray_train.core.order import EpochOrder, num_steps
 from ray_train.core.recipe import Recipe
 from ray_train.core.window import StepResult
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 Record = dict[str, Any]
 FINITE_CHECK_STEPS = {"cpu": 1, "cuda": 32}  # steps between looks at the device: each look waits for it
 NAMED_STAMPS = 8
+TELL_SECONDS = 30.0  # between lines on the progress of a long epoch
 
 
 class TrainingError(Exception):
@@ -40,7 +46,42 @@ class EpochLog:
         self._results: list[StepResult] = []
         self._window_weights: list[float] = []
         self._rows = self._checked = 0
-        self._started = time.perf_counter()
+        self._waited = self._seconds_before = 0.0
+        self._started = self._told = time.perf_counter()
+
+    def waiting(self, items: Iterable[T]) -> Iterator[T]:
+        """The same items; the time until each comes counts as waiting for data."""
+        source = iter(items)
+        while True:
+            asked = time.perf_counter()
+            item = next(source, None)
+            self._waited += time.perf_counter() - asked
+            if item is None:
+                return
+            yield item
+
+    def progress(self) -> dict[str, Any]:
+        """How far the epoch is, for a checkpoint inside it; all workers call it."""
+        self._require_finite()
+        rows = int(self._over_workers(torch.tensor(self._rows, device=self._device)))
+        return {
+            "step": len(self._results),
+            "rows": rows,
+            "window_weights": list(self._window_weights),
+            "figures": self._figures().cpu(),
+            "waited": self._waited,
+            "seconds": self._seconds(),
+        }
+
+    def resume(self, progress: dict[str, Any], rank: int) -> None:
+        """Go on from there; the figures of all workers so far are worker 0's share."""
+        share = 1.0 if rank == 0 else 0.0
+        for loss, grad_norm, stem_norm in progress["figures"].to(self._device):
+            self._results.append(StepResult(loss=share * loss, grad_norm=grad_norm, stem_norm=stem_norm, logits=[]))
+        self._window_weights = list(progress["window_weights"])
+        self._rows = progress["rows"] if rank == 0 else 0
+        self._checked = len(self._results)
+        self._waited, self._seconds_before = progress["waited"], progress["seconds"]
 
     def add(self, result: StepResult, window_weight: float, rows: int) -> None:
         """Note a step: what it gave, the weight of its window on all workers, this worker's rows in it.
@@ -55,6 +96,7 @@ class EpochLog:
         self._rows += rows
         if len(self._results) % FINITE_CHECK_STEPS.get(self._device.type, 1) == 0:
             self._require_finite()
+            self._tell()
 
     def record(self, lr: float) -> Record:
         """The training part of the epoch's record.
@@ -67,15 +109,13 @@ class EpochLog:
         self._require_finite()
         rows = int(self._over_workers(torch.tensor(self._rows, device=self._device)))
         self._require_rows(rows)
-        losses = self._over_workers(torch.stack([result.loss for result in self._results]))
-        norms = torch.stack([result.grad_norm for result in self._results]).double()
-        stem = torch.stack([result.stem_norm for result in self._results]).double()
-        seconds = time.perf_counter() - self._started
+        losses, norms, stem = self._figures().double().cpu().numpy().T
+        seconds = self._seconds()
         weights = np.maximum(self._window_weights, 1e-30)  # an average needs some weight
         return {
             "epoch": self._epoch,
             "lr": lr,
-            "train_loss": float(np.average(losses.cpu().double().numpy(), weights=weights)),
+            "train_loss": float(np.average(losses, weights=weights)),
             "grad_norm_mean": float(norms.mean()),
             "grad_norm_max": float(norms.max()),
             "stem_grad_norm_mean": float(stem.mean()),
@@ -83,7 +123,34 @@ class EpochLog:
             "train_rows": rows,
             "seconds": seconds,
             "images_per_second": rows / seconds,
+            "data_wait_seconds": self._waited,
+            **self._memory(),
         }
+
+    def _figures(self) -> torch.Tensor:
+        """(steps, 3): loss over all workers, gradient norm, stem's."""
+        losses = self._over_workers(torch.stack([result.loss for result in self._results]))
+        norms = torch.stack([torch.stack([result.grad_norm, result.stem_norm]) for result in self._results])
+        return torch.cat([losses[:, None], norms.to(losses.dtype)], dim=1)
+
+    def _memory(self) -> Record:
+        if self._device.type != "cuda":
+            return {}
+        return {"gpu_memory_bytes": torch.cuda.max_memory_allocated(self._device)}
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def _tell(self) -> None:
+        """A line on the progress of an epoch that takes long."""
+        now = time.perf_counter()
+        if now - self._told < TELL_SECONDS:
+            return
+        self._told, done = now, len(self._results)
+        steps = num_steps(len(self._table), self._recipe.window_rows, drop_last=self._recipe.drop_last)
+        rate = done * self._recipe.window_rows / self._seconds()
+        left = self._seconds() / done * (steps - done)
+        log.info("epoch=%d step=%d/%d images_per_second=%.0f left=%.0fs", self._epoch, done, steps, rate, left)
 
     def _require_finite(self) -> None:
         first, latest = self._checked, self._results[self._checked :]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ray_train.core import metrics, state
 from ray_train.core.augment import augment
+from ray_train.core.averaging import WeightAverage
 from ray_train.core.data import StampSource, StampTable
 from ray_train.core.epoch import EpochLog, Record, TrainingError
 from ray_train.core.models import stem_of
@@ -48,9 +49,21 @@ class RunContext(Protocol):
         """The checkpoint of the latest of them."""
         ...
 
+    def partial_checkpoint(self) -> bytes | None:
+        """A checkpoint inside the epoch after them."""
+        ...
+
+    def keep_partial(self, checkpoint: bytes) -> None:
+        """Keep such a checkpoint in place of the one before; worker 0 calls it."""
+        ...
+
     def epoch_done(self, records: list[Record], checkpoint: bytes | None) -> None:
         """Keep the latest record and checkpoint (worker 0 has one); called by all workers, once per epoch."""
         ...
+
+
+Diagnose = Callable[[int, nn.Module, np.ndarray[Any, np.dtype[np.float32]]], Record]
+"""More figures of an epoch: its number, the network that is judged, and the validation logits; on all workers."""
 
 
 @dataclass
@@ -63,11 +76,23 @@ class Trainer:
     val: StampSource
     context: RunContext
     stepper: Stepper
+    average: WeightAverage | None
     network: dict[str, Any]
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and scored with."""
+        return self.model if self.average is None else self.average.model
 
 
 def fit(
-    recipe: Recipe, model: nn.Module, train: StampSource, val: StampSource, context: RunContext, network: dict[str, Any]
+    recipe: Recipe,
+    model: nn.Module,
+    train: StampSource,
+    val: StampSource,
+    context: RunContext,
+    network: dict[str, Any],
+    diagnose: Diagnose | None = None,
 ) -> list[Record]:
     """Train, from the start or from where the run was interrupted.
 
@@ -79,6 +104,8 @@ def fit(
         The two splits.
     network
         Name and options of the network, kept in the checkpoint.
+    diagnose
+        Adds figures to the records.
 
     Returns
     -------
@@ -87,20 +114,22 @@ def fit(
     """
     trainer = _prepare(recipe, model, train, val, context, network)
     records = context.records()
-    _restore(trainer, records)
+    progress = _restore(trainer, records)
     while len(records) < recipe.epochs and not _stops(recipe, records):
         epoch = len(records)
-        record = train_epoch(trainer, epoch) | validate(trainer)
+        record = train_epoch(trainer, epoch, progress)
+        figures, logits = validate(trainer)
+        record |= figures | (diagnose(epoch, trainer.judged, logits) if diagnose else {})
+        progress = None
         record["best"] = best_epoch([*records, record], recipe.best_monitor) == epoch
         records.append(record)
         context.epoch_done(records, _checkpoint(trainer, epoch) if context.rank == 0 else None)
     return records
 
 
-def train_epoch(trainer: Trainer, epoch: int) -> Record:
-    """One pass over the training split; returns its part of the record."""
+def train_epoch(trainer: Trainer, epoch: int, progress: dict[str, Any] | None = None) -> Record:
+    """One pass over the training split, or what is left of it; returns its part of the record."""
     recipe, context, table = trainer.recipe, trainer.context, trainer.train.table
-    state.seed_generators(recipe.seed, epoch, context.rank)
     lr = recipe.schedule.rate(epoch, recipe.lr, recipe.epochs)
     set_lr(trainer.stepper.optimizer, lr)
     order = epoch_order(table.group_sizes, seed=recipe.seed, epoch=epoch, shuffle_rows=recipe.shuffle_rows)
@@ -113,25 +142,38 @@ def train_epoch(trainer: Trainer, epoch: int) -> Record:
         world=context.world,
     )
     weights = _loss_weights(recipe, table)[order.rows]
-    micro = _micro(trainer, epoch, order, [piece for step in steps for piece in step])
     done = EpochLog(recipe, table, order, epoch, context.world, context.device)
+    first = 0
+    if progress is not None:
+        done.resume(progress, context.rank)
+        first = int(progress["step"])
+    micro = done.waiting(_micro(trainer, epoch, order, [piece for step in steps[first:] for piece in step]))
     trainer.model.train()
-    for index, step in enumerate(steps):
+    for index, step in enumerate(steps[first:], start=first):
+        state.seed_generators(recipe.seed, epoch, index, context.rank)
         window = slice(index * recipe.window_rows, (index + 1) * recipe.window_rows)
         window_weight = float(weights[window].sum(dtype=np.float64))
         freeze_stem = epoch < recipe.frozen_stem_epochs
         result = trainer.stepper.step(islice(micro, len(step)), len(step), window_weight, freeze_stem=freeze_stem)
+        if trainer.average is not None:
+            trainer.average.update(trainer.model)
         done.add(result, window_weight, rows=sum(stop - start for start, stop in step))
+        if recipe.every_steps and (index + 1) % recipe.every_steps == 0 and index + 1 < len(steps):
+            so_far = done.progress()
+            if context.rank == 0:
+                context.keep_partial(_checkpoint(trainer, epoch, so_far))
     return done.record(lr)
 
 
-def validate(trainer: Trainer) -> Record:
-    """Every validation stamp once; its part of the record."""
+def validate(trainer: Trainer) -> tuple[Record, np.ndarray[Any, np.dtype[np.float32]]]:
+    """Every validation stamp once; its part of the record, and the logits."""
     started = time.perf_counter()
     _share_buffers(trainer.model, trainer.context)
+    if trainer.average is not None:
+        _share_buffers(trainer.judged, trainer.context)
     table = trainer.val.table
     logits = predict(
-        trainer.model,
+        trainer.judged,
         trainer.val,
         batch=trainer.recipe.evaluation_batch,
         device=trainer.context.device,
@@ -145,7 +187,7 @@ def validate(trainer: Trainer) -> Record:
         "val_accuracy_negative": negative,
         "val_accuracy_positive": positive,
         "val_seconds": time.perf_counter() - started,
-    }
+    }, logits
 
 
 def _prepare(
@@ -157,16 +199,18 @@ def _prepare(
     optimizer = build_optimizer(
         model, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
     )
-    wrapped: nn.Module = model
+    # Views and weights are of the same tensors: `model` stays the network that is saved and judged.
+    wrapped: nn.Module = model if recipe.compile == "none" else torch.compile(model, mode=recipe.compile)
     if context.world > 1:  # statistics of BatchNorm are shared once per epoch, before validation
-        wrapped = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(wrapped, broadcast_buffers=False, gradient_as_bucket_view=True)
     stepper = Stepper(
         model=wrapped, stem=model.get_submodule(stem_of(model)), optimizer=optimizer,
         scaler=torch.amp.GradScaler(context.device.type, enabled=recipe.precision == "fp16"),
         world=context.world, precision=recipe.precision, clip_norm=recipe.clip_norm,
         blank=_blank(train, next(model.parameters()).dtype),
     )  # fmt: skip
-    return Trainer(recipe, model, train, val, context, stepper, network)
+    average = WeightAverage(model, recipe.averaging) if recipe.averaging else None
+    return Trainer(recipe, model, train, val, context, stepper, average, network)
 
 
 def _blank(source: StampSource, dtype: torch.dtype) -> torch.Tensor:
@@ -174,31 +218,41 @@ def _blank(source: StampSource, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros_like(first, dtype=dtype)
 
 
-def _restore(trainer: Trainer, records: list[Record]) -> None:
+def _restore(trainer: Trainer, records: list[Record]) -> dict[str, Any] | None:
+    """Go back to the latest checkpoint; returns how far it is inside an epoch."""
     data = trainer.context.last_checkpoint() if records else None
-    if data is None:
-        return
-    saved = state.load(data, trainer.context.device)
-    if saved["epoch"] != records[-1]["epoch"]:
-        raise state.CheckpointError(
-            f"the checkpoint is of epoch {saved['epoch']}, the record of {records[-1]['epoch']}"
-        )
+    partial = trainer.context.partial_checkpoint()
+    saved = state.load(partial, trainer.context.device) if partial is not None else None
+    if saved is None or saved["epoch"] != len(records):  # left from an epoch that was finished
+        if data is None:
+            return None
+        saved = state.load(data, trainer.context.device)
+        if saved["epoch"] != records[-1]["epoch"]:
+            raise state.CheckpointError(
+                f"the checkpoint is of epoch {saved['epoch']}, the record of {records[-1]['epoch']}"
+            )
     trainer.model.load_state_dict(saved["model"])
     trainer.stepper.optimizer.load_state_dict(saved["optimizer"])
     trainer.stepper.scaler.load_state_dict(saved["scaler"])
-    log.info("resumed epoch=%d", len(records))
+    if trainer.average is not None:
+        trainer.average.load(saved["averaged"])
+    progress: dict[str, Any] | None = saved["progress"]
+    log.info("resumed epoch=%d step=%d", len(records), progress["step"] if progress else 0)
+    return progress
 
 
-def _checkpoint(trainer: Trainer, epoch: int) -> bytes:
+def _checkpoint(trainer: Trainer, epoch: int, progress: dict[str, Any] | None = None) -> bytes:
     stepper = trainer.stepper
     return state.dump(
         epoch=epoch,
         seed=trainer.recipe.seed,
         model=trainer.model,
+        averaged=trainer.average.state() if trainer.average is not None else None,
         optimizer=stepper.optimizer,
         scaler=stepper.scaler,
         recipe=trainer.recipe.values(),
         network=trainer.network,
+        progress=progress,
     )
 
 
@@ -222,7 +276,7 @@ def _micro(trainer: Trainer, epoch: int, order: EpochOrder, slices: list[tuple[i
     weights = torch.from_numpy(_loss_weights(recipe, table)).to(device, dtype)
     for (start, stop), images in zip(slices, trainer.train.batches(order, slices), strict=True):
         index = rows[start:stop]
-        view = augment(images, recipe.augment, seed=recipe.seed, epoch=epoch, cutout_ids=ids[index], indices=index)
+        view = augment(images, recipe.views, seed=recipe.seed, epoch=epoch, cutout_ids=ids[index], indices=index)
         yield MicroBatch(view.to(dtype).contiguous(memory_format=torch.channels_last), targets[index], weights[index])
 
 

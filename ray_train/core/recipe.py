@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ray_train.core.images import ImageRecipe
+from ray_train.core.augment import Views
 from ray_train.core.schedule import Schedule
 
 
@@ -15,8 +15,7 @@ class Recipe:
 
     seed: int
     epochs: int
-    images: ImageRecipe
-    augment: str
+    views: Views
     shuffle_rows: int
     micro_batch: int
     accumulation: int
@@ -37,6 +36,9 @@ class Recipe:
     stop_monitor: str
     best_monitor: str
     keep_every: int
+    averaging: float = 0.0
+    every_steps: int = 0
+    compile: str = "none"
 
     @property
     def window_rows(self) -> int:

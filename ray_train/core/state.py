@@ -1,7 +1,7 @@
 """A checkpoint: everything that an interrupted run needs to end with the same numbers (R-T5).
 
-Order, augmentation and schedule are functions of the epoch, and every epoch starts its random generators from
-(seed, epoch, worker). So the position in all of them is one number, the epoch.
+Order, augmentation and schedule are functions of epoch and step, and every step starts its random generators from
+(seed, epoch, step, worker). So the position in all of them is two numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_SEED_MASK = (1 << 63) - 1
 
 
 class CheckpointError(Exception):
@@ -24,15 +25,21 @@ def dump(
     epoch: int,
     seed: int,
     model: nn.Module,
+    averaged: dict[str, Any] | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     recipe: dict[str, Any],
     network: dict[str, Any],
+    progress: dict[str, Any] | None = None,
 ) -> bytes:
     """The state after `epoch`, as one file.
 
     Parameters
     ----------
+    averaged
+        State of the `WeightAverage`, if there is one.
+    progress
+        Inside `epoch`: how far it is, and its figures so far (`EpochLog.progress`).
     recipe, network
         Plain values that say how it was trained and which network it is, for whoever finds the file alone.
     """
@@ -43,6 +50,8 @@ def dump(
             "epoch": epoch,
             "random": {"seed": seed, "epoch": epoch},
             "model": model.state_dict(),
+            "averaged": averaged,
+            "progress": progress,
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict(),
             "recipe": recipe,
@@ -72,6 +81,12 @@ def load(data: bytes, device: torch.device | str = "cpu") -> dict[str, Any]:
     return state
 
 
-def seed_generators(seed: int, epoch: int, rank: int) -> None:
-    """Start torch's generators (dropout) for one epoch on one worker."""
-    torch.manual_seed((seed * 1_000_003 + epoch) * 1_009 + rank)
+def weights(saved: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint is judged by: the average where the run kept one, else the network's own."""
+    chosen: dict[str, torch.Tensor] = saved["averaged"]["weights"] if saved["averaged"] else saved["model"]
+    return chosen
+
+
+def seed_generators(seed: int, epoch: int, step: int, rank: int) -> None:
+    """Start torch's generators (dropout) for one step on one worker."""
+    torch.manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + step) * 1_009 + rank & _SEED_MASK)

@@ -129,7 +129,7 @@ def accumulate(
             backward = loss * world
             (scaler.scale(backward) if scaler is not None else backward).backward()
         total += loss.detach()
-        logits.append(output.detach())
+        logits.append(output.detach().clone())  # a captured graph writes its next output to the same place
     if num_micro == 0:
         _join_exchange(model, blank)
     return total, logits

@@ -3,7 +3,9 @@
 The blocks are those of CMU DeepLens (Lanusse et al. 2018, arXiv:1703.02642): ELU, stride on the first 1x1
 convolution, biases only on the last 1x1 of each branch. Huang et al. 2021 (arXiv:2005.04730) put 1x1 convolutions
 between the stages, which keep the width at 32 channels. Widths of the network of Inchausti et al. 2025 are not
-published: `p4` is a reconstruction that has exactly their 194,433 parameters, one of many that do.
+published: `p4` is a reconstruction that has exactly their 194,433 parameters, one of many that do. `p4_c` is another,
+made cheap by narrow stages at full resolution: a quarter of the arithmetic of `p4`. Both are parameter-count-matched,
+neither is *the* network.
 """
 
 from __future__ import annotations
@@ -27,21 +29,32 @@ class ShieldedPreset:
     stages
         (middle, output) channels of each stage's blocks; stages after the first halve the image.
     shield
-        Channels of the 1x1 convolution behind every stage; 0 for none (Lanusse's L18).
+        Channels of the 1x1 convolution behind a stage; 0 for none (Lanusse's L18).
     activated_shield
         The shield is BN, ELU, 1x1 with bias; otherwise a plain 1x1 without.
     final_norm
         BN and ELU before the average.
+    last_shield
+        A shield also behind the last stage.
+    first_norm
+        The first block has BN and ELU of its own, behind those of the stem.
+    block_biases
+        The last 1x1 convolution of each branch has a bias, as in CMU DeepLens.
     """
 
     stages: tuple[tuple[int, int], ...]
     shield: int
     activated_shield: bool
     final_norm: bool
+    last_shield: bool = True
+    first_norm: bool = False
+    block_biases: bool = True
 
 
 PRESETS = {
     "p4": ShieldedPreset(stages=((32, 32),) * 4 + ((32, 64),), shield=32, activated_shield=True, final_norm=True),
+    "p4_c": ShieldedPreset(stages=((8, 8), (16, 16), (32, 32), (64, 64), (16, 32)), shield=8, activated_shield=False,
+                           final_norm=True, last_shield=False, first_norm=True, block_biases=False),
     "l18": ShieldedPreset(stages=((16, 32), (32, 64), (64, 128), (128, 256), (256, 512)), shield=0,
                           activated_shield=False, final_norm=False),
     "h21": ShieldedPreset(stages=((16, 32),) * 5, shield=32, activated_shield=False, final_norm=False),
@@ -55,17 +68,22 @@ class Bottleneck(nn.Module):
     ----------
     preactivated
         The input already went through BN and ELU (the first block, behind the stem).
+    biases
+        The last 1x1 convolution of each branch has a bias.
     """
 
-    def __init__(self, inputs: int, middle: int, outputs: int, stride: int, *, preactivated: bool) -> None:
+    def __init__(
+        self, inputs: int, middle: int, outputs: int, stride: int, *, preactivated: bool, biases: bool = True
+    ) -> None:
         super().__init__()
         self.norm = None if preactivated else nn.BatchNorm2d(inputs)
         self.conv1 = nn.Conv2d(inputs, middle, 1, stride, bias=False)
         self.norm1 = nn.BatchNorm2d(middle)
         self.conv2 = nn.Conv2d(middle, middle, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(middle)
-        self.conv3 = nn.Conv2d(middle, outputs, 1)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride) if inputs != outputs or stride != 1 else None
+        self.conv3 = nn.Conv2d(middle, outputs, 1, bias=biases)
+        projected = inputs != outputs or stride != 1
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=biases) if projected else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = x if self.norm is None else functional.elu(self.norm(x))
@@ -94,10 +112,13 @@ def shielded_resnet(in_channels: int, preset: ShieldedPreset) -> nn.Sequential:
         blocks = nn.Sequential()
         for block in range(BLOCKS_PER_STAGE):
             stride = 2 if index > 1 and block == 0 else 1
-            blocks.append(Bottleneck(width, middle, outputs, stride, preactivated=index == 1 and block == 0))
+            preactivated = index == 1 and block == 0 and not preset.first_norm
+            blocks.append(
+                Bottleneck(width, middle, outputs, stride, preactivated=preactivated, biases=preset.block_biases)
+            )
             width = outputs
         model.add_module(f"stage{index}", blocks)
-        if preset.shield:
+        if preset.shield and (index < len(preset.stages) or preset.last_shield):
             model.add_module(f"shield{index}", _shield(width, preset))
             width = preset.shield
     norm = [nn.BatchNorm2d(width), nn.ELU()] if preset.final_norm else []

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from ray_train.core.augment import Views
 from ray_train.core.images import ImageRecipe
 from ray_train.core.recipe import Recipe
 from ray_train.core.schedule import Schedule
 
+PLAIN = ImageRecipe(normalisation="identity", crop=None)
 RECIPE = Recipe(
-    seed=7, epochs=2, images=ImageRecipe(normalisation="identity", crop=None), augment="d4", shuffle_rows=24,
+    seed=7, epochs=2, views=Views(view="d4"), shuffle_rows=24,
     micro_batch=4, accumulation=3, drop_last=False, evaluation_batch=16, optimizer="adamw", lr=1e-3,
     weight_decay=1e-4, momentum=0.9,
     schedule=Schedule(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_train.core.images import ImageRecipe, annulus, crop_centre
+from ray_train.core.images import ImageRecipe, annulus, azimuthal_median, crop_centre, measure_statistics
 
 
 def reference_raw_robust(stamp: np.ndarray) -> np.ndarray:
@@ -33,6 +33,16 @@ def reference_per_sample_robust(stamp: np.ndarray) -> np.ndarray:
         median = np.median(plane)
         out[..., band] = np.clip((plane - median) / (np.float32(1.4826) * np.median(np.abs(plane - median))), -5, 20)
     return out
+
+
+def reference_residual(stamp: np.ndarray) -> np.ndarray:
+    """R-P3: less the median of each one-pixel ring, then R-P2."""
+    rows, columns = np.indices(stamp.shape[:2])
+    ring = np.floor(np.hypot(rows - stamp.shape[0] // 2, columns - stamp.shape[1] // 2) + 0.5)
+    out = stamp.copy()
+    for radius in np.unique(ring):
+        out[ring == radius] -= np.median(stamp[ring == radius], axis=0)
+    return reference_per_sample_robust(out)
 
 
 def noisy(count: int, height: int, width: int, seed: int) -> np.ndarray:
@@ -63,6 +73,82 @@ def test_per_sample_robust_is_the_written_formula(size: int, seed: int) -> None:
     stamps = noisy(2, size, size + 1, seed)
     expected = np.stack([reference_per_sample_robust(stamp) for stamp in stamps])
     np.testing.assert_allclose(prepare(stamps, "per_sample_robust"), expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(height=st.integers(9, 40), width=st.integers(9, 40), seed=st.integers(0, 99))
+def test_residual_is_the_written_formula(height: int, width: int, seed: int) -> None:
+    stamps = noisy(2, height, width, seed)
+    expected = np.stack([reference_residual(stamp) for stamp in stamps])
+    np.testing.assert_allclose(prepare(stamps, "residual"), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_residual_removes_what_is_round_and_keeps_an_arc() -> None:
+    rows, columns = np.indices((63, 63)) - 31
+    radius = np.hypot(rows, columns)
+    galaxy = (10 * np.exp(-radius / 4)).astype(np.float32)
+    stamps = np.random.default_rng(3).normal(0, 0.02, (2, 63, 63, 3)).astype(np.float32) + galaxy[:, :, None]
+    arc = (np.abs(radius - 9) < 1.5) & (np.arctan2(rows, columns) > 2)
+    stamps[1, arc] += 0.3
+    round_one, with_arc = prepare(stamps, "residual")
+    assert with_arc[arc].mean() > 8
+    assert np.abs(round_one[radius > 6]).mean() < 1.2
+
+
+def test_rings_keep_to_their_pixels() -> None:
+    x = torch.zeros(1, 1, 7, 7)
+    x[0, 0, 3, 3] = 9
+    found = azimuthal_median(x)[0, 0]
+    assert found[3, 3] == 9
+    assert found.sum() == 9
+
+
+@settings(max_examples=10, deadline=None)
+@given(size=st.integers(8, 30), seed=st.integers(0, 99), crop=st.booleans())
+def test_lanusse_and_asinh_are_the_written_formulas(size: int, seed: int, crop: bool) -> None:
+    stamps = noisy(12, size, size, seed)
+    stamps[np.random.default_rng(seed).random(stamps.shape) < 0.05] = 0
+    stamps[0, :2] = np.nan
+    side = 8 if crop else None
+    recipe = ImageRecipe(normalisation="lanusse", crop=side)
+    known = measure_statistics(recipe, [stamps[:5], stamps[5:]])
+    first = size // 2 - 4 if crop else 0
+    cut = stamps[:, first : first + 8, first : first + 8] if crop else stamps
+    blank = np.isnan(cut) | (cut == 0)
+    plain = np.where(blank, np.float32(0), cut)
+    mean = np.where(blank, 0, cut.astype(np.float64)).sum(axis=0) / np.maximum((~blank).sum(axis=0), 1)
+    centre = np.median(plain, axis=(1, 2), keepdims=True)
+    sigma = np.median(1.4826 * np.median(np.abs(plain - centre), axis=(1, 2)), axis=0)
+    np.testing.assert_allclose(known.mean.permute(1, 2, 0), mean, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(known.sigma, sigma, rtol=1e-5)
+    for normalisation, expected in (
+        ("lanusse", np.where(blank, 0, np.clip((cut - mean) / sigma, -250, 250))),
+        ("asinh", np.arcsinh(plain / sigma)),
+    ):
+        how = ImageRecipe(normalisation=normalisation, crop=side, statistics=known)
+        found = how.prepare(torch.from_numpy(stamps)).permute(0, 2, 3, 1)
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_figures_of_the_training_split_are_asked_for() -> None:
+    recipe = ImageRecipe(normalisation="lanusse", crop=None)
+    assert recipe.needs_statistics
+    with pytest.raises(ValueError, match="figures of the training split"):
+        recipe.prepare(torch.zeros(1, 8, 8, 3))
+    stamps = noisy(3, 8, 8, 0)
+    stamps[..., 1] = 5
+    with pytest.raises(ValueError, match="plane 1 has no noise"):
+        measure_statistics(recipe, [stamps])
+
+
+def test_half_precision_rounds_and_planes_are_chosen_in_their_order() -> None:
+    stamps = noisy(2, 63, 63, 4)
+    full = prepare(stamps, "raw_robust")
+    some = ImageRecipe(normalisation="raw_robust", crop=None, dtype="float16", planes=(2, 0)).prepare(
+        torch.from_numpy(stamps)
+    )
+    assert some.dtype == torch.float16
+    np.testing.assert_array_equal(some.permute(0, 2, 3, 1).numpy(), full[..., [2, 0]].astype(np.float16))
 
 
 def test_no_1_4826_in_raw_robust() -> None:

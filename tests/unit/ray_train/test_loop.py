@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,34 +11,52 @@ import pytest
 import torch
 from torch import nn
 
-from ray_train.core import state
-from ray_train.core.data import DataError, ResidentStamps, StampTable, StreamedStamps
+from ray_train.core import metrics, state
+from ray_train.core.averaging import WeightAverage
+from ray_train.core.data import DataError, HostStamps, ResidentStamps, StampTable, StreamedStamps
 from ray_train.core.health import check_health
+from ray_train.core.images import ImageRecipe
 from ray_train.core.loop import TrainingError, fit
 from ray_train.core.order import EpochOrder
 from ray_train.core.predict import predict
 from ray_train.core.recipe import Recipe
 
 CPU = torch.device("cpu")
+PLAIN = ImageRecipe(normalisation="identity", crop=None)
 Recipes = Callable[..., Recipe]
 Arcs = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
 class Memory:
-    """A run context that keeps checkpoints in a list; stops after some epochs when asked."""
+    """A run context that keeps checkpoints in a list; stops after some epochs, or saves inside one, when asked."""
 
     rank, world, device = 0, 1, CPU
 
     def __init__(
-        self, records: list[dict[str, Any]] | None = None, checkpoint: bytes | None = None, stop_after: int = 99
+        self,
+        records: list[dict[str, Any]] | None = None,
+        checkpoint: bytes | None = None,
+        stop_after: int = 99,
+        partial: bytes | None = None,
+        stop_after_partials: int = 99,
     ) -> None:
         self._records, self.checkpoint, self._stop_after = records or [], checkpoint, stop_after
+        self.partial, self._partials_left = partial, stop_after_partials
 
     def records(self) -> list[dict[str, Any]]:
         return list(self._records)
 
     def last_checkpoint(self) -> bytes | None:
         return self.checkpoint
+
+    def partial_checkpoint(self) -> bytes | None:
+        return self.partial
+
+    def keep_partial(self, checkpoint: bytes) -> None:
+        self.partial = checkpoint
+        self._partials_left -= 1
+        if not self._partials_left:
+            raise KeyboardInterrupt
 
     def epoch_done(self, records: list[dict[str, Any]], checkpoint: bytes | None) -> None:
         self._records, self.checkpoint = list(records), checkpoint
@@ -60,7 +79,7 @@ def sources(arcs: Arcs, recipe: Recipe, kind: type = ResidentStamps) -> list[Any
         row = np.arange(count)
         weights = np.where(labels == 1, 1.0, 0.5).astype(np.float32)
         table = StampTable(row + 1000 * seed, labels.astype(np.float32), weights, row // 16, row % 16)
-        made.append(kind(table, lambda group, images=images: images[group * 16 : group * 16 + 16], recipe.images, CPU))
+        made.append(kind(table, lambda group, images=images: images[group * 16 : group * 16 + 16], PLAIN, CPU))
     return made
 
 
@@ -76,14 +95,83 @@ def test_it_learns(recipe: Recipes, arcs: Arcs) -> None:
     assert all(record["train_rows"] == 90 and record["steps"] == 8 for record in records)
 
 
-def test_streamed_and_resident_stamps_train_the_same_network(recipe: Recipes, arcs: Arcs) -> None:
+def test_every_residency_trains_the_same_network(recipe: Recipes, arcs: Arcs, tmp_path: Path) -> None:
+    def in_a_file(table: StampTable, read: Any, images: Any, device: torch.device) -> HostStamps:
+        return HostStamps(table, read, images, device, tmp_path / f"{len(table)}.npy")
+
     results = []
-    for kind in (ResidentStamps, StreamedStamps):
+    for kind in (ResidentStamps, in_a_file, StreamedStamps):
         model = network()
         records = fit(recipe(), model, *sources(arcs, recipe(), kind), Memory(), {})
         results.append((weights_of(model), [record["train_loss"] for record in records]))
-    assert torch.equal(results[0][0], results[1][0])
-    assert results[0][1] == results[1][1]
+    for weights, curve in results[1:]:
+        assert torch.equal(results[0][0], weights)
+        assert results[0][1] == curve
+
+
+CURVES = ("train_loss", "val_loss", "val_auc", "lr", "grad_norm_max", "grad_norm_mean", "train_rows", "steps")
+
+
+@pytest.mark.parametrize("stop_after", range(1, 8))
+def test_a_run_interrupted_inside_an_epoch_ends_with_the_same_weights(
+    recipe: Recipes, arcs: Arcs, stop_after: int
+) -> None:
+    plan = recipe(epochs=2, every_steps=2, averaging=0.9)  # 8 steps an epoch: saved after 2, 4 and 6
+    whole = network()
+    undisturbed = Memory()
+    expected = fit(plan, whole, *sources(arcs, plan), undisturbed, {})
+    broken = Memory(stop_after_partials=stop_after)
+    if stop_after <= 6:
+        with pytest.raises(KeyboardInterrupt):
+            fit(plan, network(), *sources(arcs, plan), broken, {})
+        resumed = network()
+        again = Memory(broken.records(), broken.checkpoint, partial=broken.partial)
+        records = fit(plan, resumed, *sources(arcs, plan), again, {})
+        assert torch.equal(weights_of(resumed), weights_of(whole))
+        assert [[r[name] for name in CURVES] for r in records] == [[r[name] for name in CURVES] for r in expected]
+        saved, other = (state.load(memory.checkpoint) for memory in (again, undisturbed))
+        for name, value in state.weights(saved).items():
+            assert torch.equal(value, state.weights(other)[name])
+    else:  # all six saves are made, and the run ends
+        fit(plan, network(), *sources(arcs, plan), broken, {})
+
+
+def test_the_averaged_weights_are_the_written_mean_and_are_what_is_judged(recipe: Recipes, arcs: Arcs) -> None:
+    model = network()
+    mean = WeightAverage(model, decay=0.5)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in range(9):
+        with torch.no_grad():
+            for value in (*model.parameters(), *model.buffers()):
+                value.add_(1)
+        mean.update(model)
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            old = expected[name]
+            expected[name] = decay * old + (1 - decay) * value if value.is_floating_point() else value.clone()
+    for name, value in mean.model.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+
+    plan, memory, model = recipe(epochs=2, averaging=0.99), Memory(), network()
+    train, val = sources(arcs, plan)
+    records = fit(plan, model, train, val, memory, {})
+    saved = state.load(memory.checkpoint)
+    judged = network()
+    judged.load_state_dict(state.weights(saved))
+    logits = predict(judged, val, batch=16, device=CPU)
+    assert records[-1]["val_auc"] == metrics.auc(val.table.labels, logits)
+    assert not torch.equal(weights_of(judged), weights_of(model))
+
+
+@pytest.mark.slow
+def test_compiled_steps_train_the_same_network_within_rounding(recipe: Recipes, arcs: Arcs) -> None:
+    results = []
+    for mode in ("none", "default"):
+        model = network()
+        model[3].p = 0.0  # dropout draws its numbers elsewhere when it is compiled
+        fit(recipe(epochs=1, compile=mode, optimizer="sgd"), model, *sources(arcs, recipe()), Memory(), {})
+        results.append(weights_of(model))
+    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import RECIPE, _arcs
+from conftest import PLAIN, RECIPE, _arcs
 
 from ray_train.core.data import ResidentStamps, StampTable
 from ray_train.core.loop import fit
@@ -30,6 +30,12 @@ class Here:
     def last_checkpoint(self) -> bytes | None:
         return None
 
+    def partial_checkpoint(self) -> bytes | None:
+        return None
+
+    def keep_partial(self, checkpoint: bytes) -> None:
+        assert self.rank == 0
+
     def epoch_done(self, records: list[dict[str, Any]], checkpoint: bytes | None) -> None:
         assert (checkpoint is not None) == (self.rank == 0)
 
@@ -38,7 +44,7 @@ def source(count: int, seed: int) -> ResidentStamps:
     images, labels = _arcs(count, seed)
     row = np.arange(count)
     table = StampTable(row + 100 * seed, labels.astype(np.float32), (1 + row % 3).astype(np.float32), row // 8, row % 8)
-    return ResidentStamps(table, lambda group: images[group * 8 : group * 8 + 8], RECIPE.images, torch.device("cpu"))
+    return ResidentStamps(table, lambda group: images[group * 8 : group * 8 + 8], PLAIN, torch.device("cpu"))
 
 
 def main() -> None:

@@ -1,0 +1,123 @@
+"""Does it fit? Where stamps wait, and whether a micro-batch has room beside them, before the device says no (R-T8)."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ray_train.core.data import DataError
+from ray_train.core.models.cost import activation_bytes
+
+RESIDENCIES = ("device", "host", "stream")
+DEVICE_SHARE = 0.6  # of the free memory of a GPU that resident stamps may take: activations need the rest
+HOST_SHARE = 0.4  # of the machine's: the readers, Ray and the page cache live there too
+DISK_SHARE = 0.9
+STATE_COPIES = 4  # per weight: itself, its gradient, and two figures of AdamW, float32
+WORKSPACE = 1.3  # activations at their peak over those that are kept: temporary results and cuDNN's workspaces
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that may be used.
+
+    Attributes
+    ----------
+    device
+        Of the device's memory; on a CPU of the machine's.
+    host
+        Of the machine's memory, for stamps in a mapped file.
+    disk
+        Where that file would lie.
+    """
+
+    device: int
+    host: int
+    disk: int
+
+
+def room(device: torch.device, cache: Path) -> Room:
+    """What is free now, less a share for everything else."""
+    host = int(HOST_SHARE * free_host_bytes())
+    on_device = int(DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else host
+    existing = next(path for path in (cache, *cache.parents) if path.exists())
+    return Room(on_device, host, int(DISK_SHARE * shutil.disk_usage(existing).free))
+
+
+def choose_residency(wanted: str, needed: int, free: Room, workers: int = 1) -> tuple[str, str]:
+    """Where prepared stamps wait, and why in a few words.
+
+    Parameters
+    ----------
+    wanted
+        "auto" or one of `RESIDENCIES`.
+    needed
+        Bytes of all prepared stamps.
+    workers
+        On this machine: each has its own copy on its device, all share one file.
+
+    Raises
+    ------
+    DataError
+        What was asked for does not fit.
+    """
+    per_device = needed * workers if free.device == free.host else needed  # without a GPU the workers share the memory
+    fits = {"device": per_device <= free.device, "host": needed <= min(free.host, free.disk), "stream": True}
+    reason = (
+        f"prepared stamps take {needed / GIB:.2f} GiB; {free.device / GIB:.2f} GiB may be used on the device, "
+        f"{free.host / GIB:.2f} GiB in memory, {free.disk / GIB:.2f} GiB on disk"
+    )
+    if wanted == "auto":
+        return next(name for name in RESIDENCIES if fits[name]), reason
+    if not fits[wanted]:
+        others = " or ".join(name for name in RESIDENCIES if fits[name])
+        raise DataError(f"residency {wanted} does not fit: {reason}; use residency {others}")
+    return wanted, reason
+
+
+def require_room(
+    model: nn.Module, *, in_channels: int, size: int, micro_batch: int, precision: str, device: torch.device, taken: int
+) -> None:
+    """Refuse a micro-batch that would run out of memory.
+
+    Parameters
+    ----------
+    model
+        On the device.
+    size
+        Side of the prepared stamps, pixels.
+    taken
+        Bytes that resident stamps will take of the device's memory.
+
+    Raises
+    ------
+    DataError
+        Says what is needed, what is free, and the largest micro-batch that fits.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
+    parameters = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    left = free - taken - (STATE_COPIES - 1) * parameters
+    per_stamp = WORKSPACE * activation_bytes(model, in_channels, size, precision=precision, device=str(device))
+    if micro_batch * per_stamp <= left:
+        return
+    largest = int(left // per_stamp)
+    advice = (
+        f"the largest micro-batch that fits is {largest}"
+        if largest >= 1
+        else "not even one stamp fits beside what is held"
+    )
+    raise DataError(
+        f"batch.micro_batch {micro_batch} needs about {micro_batch * per_stamp / GIB:.1f} GiB for activations, "
+        f"{max(left, 0) / GIB:.1f} GiB are free on {device.type}; {advice} (raise batch.accumulation to keep the window)"
+    )
+
+
+def free_host_bytes() -> int:
+    """Memory that the operating system can give."""
+    with Path("/proc/meminfo").open() as lines:
+        values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return 1024 * values["MemAvailable"]
