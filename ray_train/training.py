@@ -89,7 +89,7 @@ def image_recipe(config: TrainingConfig, layout: ImageLayout, statistics: Statis
         absent = [band for band in wanted if band not in layout.bands]
         if absent or not wanted:
             raise InputError(
-                f"images.bands asks for {', '.join(wanted) or 'none'}; the stamps have {', '.join(layout.bands)}."
+                f"images.bands asks for {', '.join(absent) or 'none'}; the stamps have {', '.join(layout.bands)}."
             )
         planes = tuple(layout.bands.index(band) for band in wanted)
     recipe = ImageRecipe(
@@ -209,18 +209,21 @@ def check_plan(plan: Plan) -> dict[str, Any]:
     config = TrainingConfig.model_validate(plan.config)
     manifest = training_manifest(config, plan.manifest, plan.test_limit)
     layout = manifest.layout()
-    image_recipe(config, layout)
-    model = build_network(network_of(config, layout), read_weights(config, plan.init_from))
+    images, network = image_recipe(config, layout), network_of(config, layout)
+    model = build_network(network, read_weights(config, plan.init_from))
+    shape = (network["in_channels"], *images.prepared_shape(layout.shape)[:2])
+    _require_forward(model, config.model.arch, shape)
     counts = {
         split: {"rows": len(part), "positive": int(part.column("label").sum())}
         for split in SPLITS
         if len(part := manifest.split(split))
     }
     window = config.batch.micro_batch * config.batch.accumulation
-    if config.batch.drop_last and counts["train"]["rows"] < window:
-        raise InputError(
-            f"batch.drop_last leaves nothing: {counts['train']['rows']} training rows, windows of {window}."
-        )
+    rows = counts["train"]["rows"]
+    if not config.batch.drop_last and rows % window % config.batch.micro_batch == 1:
+        _require_one_stamp(model, config.batch.micro_batch, shape)
+    if config.batch.drop_last and rows < window:
+        raise InputError(f"batch.drop_last leaves nothing: {rows} training rows, windows of {window}.")
     return {
         "splits": counts,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -231,6 +234,32 @@ def check_plan(plan: Plan) -> dict[str, Any]:
             "unit": layout.unit,
         },
     }
+
+
+def _require_forward(model: nn.Module, arch: str, shape: tuple[int, int, int]) -> None:
+    """Refuse a network that does not take stamps of this shape (C, h, w), with its own words for why."""
+    try:
+        with torch.inference_mode():
+            output = model.eval()(torch.zeros(1, *shape))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"model.arch {arch} does not take stamps of {' x '.join(map(str, shape))}: {reason}."
+        ) from error
+    if output.shape != (1, 1):
+        raise InputError(f"model.arch {arch} gives {tuple(output.shape[1:])} numbers per stamp, expected one logit.")
+
+
+def _require_one_stamp(model: nn.Module, micro_batch: int, shape: tuple[int, int, int]) -> None:
+    """The last micro-batch of an epoch has one stamp: where the network shrinks that to one pixel, BatchNorm fails."""
+    try:
+        with torch.inference_mode():
+            model.train()(torch.zeros(1, *shape))
+    except ValueError as error:
+        raise InputError(
+            f"batch.micro_batch {micro_batch} leaves one stamp for the last micro-batch, of which BatchNorm can learn "
+            f"nothing in a network that shrinks {shape[1]} pixels to one: choose {micro_batch + 1}, or batch.drop_last=true."
+        ) from error
 
 
 def run_training(plan: Plan, context: LocalContext) -> None:

@@ -45,7 +45,7 @@ def load_config(model: type[C], path: str | Path | None, overrides: Iterable[str
     model
         The configuration class.
     path
-        A YAML file; None starts from the defaults.
+        A YAML file, which may start from another with ``extends: FILE``; None starts from the defaults.
     overrides
         ``key.sub=value`` strings (values are YAML) or a mapping of dotted keys to values.
 
@@ -123,9 +123,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a file; ``extends: FILE`` starts from those of another, beside it, and changes single keys."""
     if not path.is_file():
-        raise InputError(f"Configuration file {path} does not exist.")
+        named = f", which {extended_by[-1]} extends," if extended_by else ""
+        raise InputError(f"Configuration file {path}{named} does not exist.")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -134,7 +136,23 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise InputError(f"Configuration file {path} must hold keys and values, found a {type(values).__name__}.")
-    return values
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise InputError(f"Configuration file {path}: extends must name one file, found {base!r}.")
+    if path.resolve() in extended_by:
+        raise InputError(f"Configuration file {path} extends itself, by way of {extended_by[-1]}.")
+    return _merged(_read_yaml(path.parent / base, (*extended_by, path.resolve())), values)
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with the changed keys; sections are merged, everything else, lists too, is replaced."""
+    out = dict(base)
+    for key, value in changes.items():
+        old = out.get(key)
+        out[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return out
 
 
 def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from lensdata.config.base import config_hash, load_config
 from lensdata.config.catalogue import SampleNegativesConfig
 from lensdata.config.cutouts import FetchCutoutsConfig
+from lensdata.config.training import TrainingConfig
 from lensdata.errors import InputError
 
 
@@ -51,3 +54,29 @@ def test_the_hash_ignores_how_a_job_runs_and_where_it_asks():
     assert config_hash(load_config(FetchCutoutsConfig, None, same)) == base
     for change in ("size=64", "quality.missing_frac_max=0.1", "layer=ls-dr9"):
         assert config_hash(load_config(FetchCutoutsConfig, None, [change])) != base
+
+
+def test_a_file_may_start_from_another_and_change_single_keys(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("seed: 7\nbatch: {micro_batch: 32, accumulation: 2}\nimages: {bands: [g, r]}\n")
+    (tmp_path / "middle.yaml").write_text("extends: base.yaml\nbatch: {accumulation: 5}\n")
+    (tmp_path / "deep").mkdir()
+    top = tmp_path / "deep" / "top.yaml"
+    top.write_text("extends: ../middle.yaml\nimages: {bands: [z]}\n")
+    config = load_config(TrainingConfig, top, ["seed=9"])
+    assert (config.seed, config.batch.micro_batch, config.batch.accumulation) == (9, 32, 5)
+    assert config.images.bands == ("z",)
+    assert config.images.normalisation == TrainingConfig().images.normalisation
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: nowhere.yaml", "nowhere.yaml, which .*top.yaml extends, does not exist"),
+        ("extends: top.yaml", "extends itself"),
+        ("extends: [a, b]", "extends must name one file"),
+    ],
+)
+def test_what_is_extended_must_be_one_other_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "top.yaml").write_text(text + "\n")
+    with pytest.raises(InputError, match=message):
+        load_config(TrainingConfig, tmp_path / "top.yaml")

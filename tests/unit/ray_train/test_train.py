@@ -221,6 +221,14 @@ def test_folds_can_be_held_out_in_turn(tmp_path: Path, arc_manifest: Manifest) -
         (("images.crop=17",), "images: a crop of 17 pixels does not fit stamps of 16 x 16"),
         (("images.normalisation=raw_robust",), "raw_robust needs stamps of at least 63 pixels, found 16 x 16"),
         (("images.normalisation=rgb8",), "but the stamps are in other"),
+        (("images.bands=[g,i]",), "images.bands asks for i; the stamps have g, r, z"),
+        (("model.arch=timm:vit_tiny_patch16_224",), "does not take stamps of 3 x 15 x 15: "),
+        (
+            ("model.weights=torchvision", "model.weights_sha256=abc"),
+            "torchvision's own weights are checked by their name",
+        ),
+        (("images.affine.zoom=[1.1,0.9]",), "is no range of positive factors, lowest first"),
+        (("execution.residency=hots",), "execution.residency"),
         (("optimizer.momentun=1",), "did you mean 'optimizer.momentum'"),
         (("batch.drop_last=true", "batch.micro_batch=64"), "batch.drop_last leaves nothing"),
         (("data.held_out_fold=9",), "data.held_out_fold 9"),
@@ -274,6 +282,16 @@ def test_the_presets_are_valid_and_say_what_paper_iv_did() -> None:
         assert (preset.optimizer.lr, preset.schedule.lr_step_epoch, preset.epochs) == (lr, step, 160)
         assert (preset.batch.micro_batch, preset.batch.accumulation) == window
         assert (preset.loss.weighted, preset.early_stopping.patience, preset.optimizer.weight_decay) == (False, 0, 1e-4)
+        wide, audit = presets[f"wide_{name}"], presets[f"audit_{name}"]
+        assert (wide.batch.micro_batch, wide.batch.accumulation) == (window[0] * window[1], 1)
+        assert audit == preset.model_copy(update={"loss": preset.loss.model_copy(update={"weighted": True})})
+    paired = presets["gen5_prime_paired"]
+    assert (paired.schedule.name, paired.schedule.t_0, paired.schedule.t_mult) == ("warm_restarts", 10, 2)
+    assert (paired.early_stopping.patience, paired.early_stopping.min_delta) == (10, 1e-4)
+    stages = [
+        (stage.from_epoch, stage.radius, stage.probability) for stage in presets["masking_scheduled"].images.masking
+    ]
+    assert stages == [(0, 7, 0.7), (10, 5, 0.5), (30, 3, 0.3)]
     for path in root.glob("*.yaml"):  # every key says what it means
         for line in path.read_text().splitlines():
             key = line.split("#")[0].rstrip()
