@@ -101,6 +101,55 @@ def test_scoring_again_gives_the_same_logits_in_parts_and_resumes(tmp_path: Path
     np.testing.assert_allclose(again["logit"], first["logit"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("residency", ["device", "host", "stream"])
+def test_every_residency_and_option_trains_and_is_scored_alike(
+    tmp_path: Path, arc_manifest: Manifest, residency: str
+) -> None:
+    """Figures of the training split, averaged weights, half precision, masks and a choice of bands, all through the command."""
+    manifest, folder, cache = arc_manifest(), tmp_path / "run", tmp_path / "cache"
+    settings = (
+        "images.normalisation=lanusse", "images.dtype=float16", "images.bands=[z,g]", "images.augment=affine",
+        "images.masking=[{radius: 2, probability: 0.5}]", "model.averaging=0.9", "checkpoints.every_steps=1",
+    )  # fmt: skip
+    where = (f"execution.residency={residency}", f"execution.cache={cache}")
+    assert run(folder, manifest, *settings, *where) == 0
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {record["residency"] for record in records} == {residency}
+    assert records[0]["gate_n_samples"] > 0
+    if residency == "host":
+        assert len(list(cache.glob("stamps-*.npy"))) == 3
+    scores = tmp_path / "scores"
+    assert score.main(["--output", str(scores), f"inputs.manifest={manifest}", f"inputs.run={folder}"]) == 0
+    again, first = (tables.read_table(str(path)).sort_by("cutout_id") for path in (scores, folder / "scores"))
+    np.testing.assert_allclose(again["logit"], first["logit"], rtol=1e-5, atol=1e-6)
+    reference = tmp_path / "reference"
+    assert run(reference, manifest, *settings, "execution.residency=stream") == 0
+    expected = tables.read_table(str(reference / "scores")).sort_by("cutout_id")
+    assert expected["logit"].equals(first["logit"])  # bit for bit
+
+
+def test_stamps_and_their_controls_train_a_network_of_six_planes(tmp_path: Path) -> None:
+    from lensdata.shards import importing
+
+    random = np.random.default_rng(0)
+    hosts = random.normal(size=(60, 16, 16, 3)).astype(np.float32)
+    stamps = hosts.copy()
+    stamps[::3, 5:12, 11] += 3
+    np.savez(
+        tmp_path / "pairs.npz",
+        images=np.concatenate([stamps, hosts], axis=3),
+        label=(np.arange(60) % 3 == 0).astype(int),
+    )
+    bands = "bands=[g,r,z,g_ctrl,r_ctrl,z_ctrl]"
+    out = ["--output", str(tmp_path / "pairs"), f"inputs.stamps={tmp_path / 'pairs.npz'}", "unit=other", bands]
+    assert importing.main(out) == 0
+    manifest = str(tmp_path / "pairs" / "manifest")
+    assert run(tmp_path / "run", manifest, "images.normalisation=per_sample_robust", "images.crop=15", "epochs=1") == 0
+    assert weights(tmp_path / "run", "epoch_000")["stem.0.weight"].shape[1] == 6
+    assert run(tmp_path / "alone", manifest, "images.bands=[g,r,z]", "images.crop=15", "epochs=1") == 0
+    assert weights(tmp_path / "alone", "epoch_000")["stem.0.weight"].shape[1] == 3
+
+
 def test_a_finished_run_is_skipped_and_another_configuration_refused(
     tmp_path: Path, arc_manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
