@@ -76,7 +76,7 @@ class Stepper:
         window_weight
             Sum of the weights of all stamps of the window on all workers.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        _clear_gradients(self.model)
         loss, logits = accumulate(
             self.model,
             micro,
@@ -142,6 +142,20 @@ def _loss(model: nn.Module, batch: MicroBatch, precision: str) -> tuple[torch.Te
     output = output.float() if dtype is not None else output
     loss = functional.binary_cross_entropy_with_logits(output, batch.targets, batch.weights, reduction="sum")
     return output, loss
+
+
+def _clear_gradients(model: nn.Module) -> None:
+    """Zero gradients in tensors of their own.
+
+    Without them the first backward pass of a window would hand over its result as the gradient, and a captured graph writes
+    that of the next micro-batch to the same place.
+    """
+    held = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    if held:
+        torch._foreach_zero_(held)
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _last_one_synchronises(model: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:

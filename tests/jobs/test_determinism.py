@@ -24,7 +24,14 @@ def settings(spark):
 
 
 @pytest.mark.usefixtures("settings")
-@pytest.mark.parametrize(("partitions", "rows_per_split"), [(1, 500_000), (7, 1000), (64, 100)])
+@pytest.mark.parametrize(
+    ("partitions", "rows_per_split"),
+    [
+        pytest.param(1, 500_000, marks=pytest.mark.slow),
+        (7, 1000),
+        pytest.param(64, 100, marks=pytest.mark.slow),
+    ],
+)
 def test_tables_are_the_same_for_any_partitions_and_shuffled_files(
     chain, sky, monkeypatch, tmp_path, partitions, rows_per_split
 ):

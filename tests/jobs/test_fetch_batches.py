@@ -43,6 +43,7 @@ def content(folder, *parts):
     return storage.read_json(str(folder.joinpath(*parts) / "_table.json"))["content"]
 
 
+@pytest.mark.slow
 def test_a_later_batch_asks_only_for_what_is_missing_and_both_are_read_as_one(tiny, serve, fetched, tmp_path):
     server = serve()
     first, second = tmp_path / "first", tmp_path / "second"

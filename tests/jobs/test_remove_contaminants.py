@@ -55,7 +55,11 @@ def expected(pool, contaminants, radius):
 
 @pytest.mark.parametrize(
     ("ending", "way"),
-    [*((ending, "broadcast") for ending in (".csv", ".parquet", ".fits", ".tsv", ".cat")), (".parquet", "partitioned")],
+    [
+        (".csv", "broadcast"),
+        (".parquet", "partitioned"),
+        *(pytest.param(ending, "broadcast", marks=pytest.mark.slow) for ending in (".parquet", ".fits", ".tsv", ".cat")),
+    ],
 )
 def test_exactly_the_rows_within_the_radius_of_a_contaminant_go(pool, contaminants, spark, tmp_path, ending, way):
     path = tmp_path / f"list{ending}"

@@ -126,6 +126,7 @@ def test_the_same_pixels_in_two_splits_fail_the_step_and_are_named(tiny, forged,
     assert not (tmp_path / "v").exists()
 
 
+@pytest.mark.slow
 def test_the_same_sky_in_two_splits_is_a_warning_that_names_the_pair(tiny, forged, tmp_path):
     folder, both = forged(lambda stamp: 1.2 * stamp + 0.003)
     assert validate(tiny, folder, tmp_path / "v") == 0
