@@ -58,7 +58,10 @@ def expected(pool, contaminants, radius):
     [
         (".csv", "broadcast"),
         (".parquet", "partitioned"),
-        *(pytest.param(ending, "broadcast", marks=pytest.mark.slow) for ending in (".parquet", ".fits", ".tsv", ".cat")),
+        *(
+            pytest.param(ending, "broadcast", marks=pytest.mark.slow)
+            for ending in (".parquet", ".fits", ".tsv", ".cat")
+        ),
     ],
 )
 def test_exactly_the_rows_within_the_radius_of_a_contaminant_go(pool, contaminants, spark, tmp_path, ending, way):
