@@ -3,15 +3,24 @@
     python benchmarks/competitors.py duckdb FOLDER OUT    pool and positives in FOLDER, sample with splits to OUT
     python benchmarks/competitors.py astropy LEFT RIGHT RADIUS
     python benchmarks/competitors.py lsdb LEFT RIGHT RADIUS
+    python benchmarks/competitors.py LOADER FOLDER DTYPE BATCH SHUFFLE REPEATS
 
-The last line printed is ``seconds=S rows=N``: the time of the work itself, without imports.
+LOADER is a name in `LOADERS`; loading.py writes FOLDER and reads the line of `time_epochs`. Of the others, the last line printed
+is ``seconds=S rows=N``: the time of the work itself, without imports.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
 import sys
 import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 THREADS = 2
 # splitmix64 in 128 bits, for products of 64-bit numbers overflow in SQL
@@ -133,9 +142,182 @@ def lsdb(left: str, right: str, radius: str) -> tuple[float, int]:
         return time.perf_counter() - started, rows
 
 
+# --- loading of stamps (loading.py) ------------------------------------------------------------------------------------
+
+
+def children_cpu_s() -> float:
+    """CPU seconds of all processes under this one, those that have ended among them."""
+    parents, used = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:  # it ended while we looked
+                continue
+            parents[int(entry.name)] = int(fields[1])
+            used[int(entry.name)] = sum(map(int, fields[11:15])), sum(map(int, fields[13:15]))
+    tree, grown = {os.getpid()}, True
+    while grown:
+        more = {process for process, parent in parents.items() if parent in tree} - tree
+        tree |= more
+        grown = bool(more)
+    here = used[os.getpid()][1]  # its own time comes from a finer clock
+    ticks = here + sum(used[process][0] for process in tree if process != os.getpid())
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def time_epochs(read: Callable[[int], Iterable[Any]], shape: Sequence[int], dtype: str, repeats: int) -> str:
+    """Copy every batch of some epochs into one staging buffer; the line that loading.py reads.
+
+    Parameters
+    ----------
+    read
+        From the number of an epoch to its batches (n, H, W, C), n up to the first number of ``shape``.
+    """
+    import numpy as np
+
+    staging = np.zeros(shape, dtype)
+    took = []
+    for epoch in range(repeats):
+        first_pixels = []
+        cpu, started = time.process_time() + children_cpu_s(), time.perf_counter()
+        for batch in read(epoch):
+            staging[: len(batch)] = batch
+            first_pixels.append(staging[: len(batch), 0, 0, 0].copy())
+        took.append((time.process_time() + children_cpu_s() - cpu, time.perf_counter() - started))
+    delivered = np.concatenate(first_pixels)
+    content, order = (zlib.crc32(each.tobytes()) for each in (np.sort(delivered), delivered))
+    cpu, wall = (min(times) for times in zip(*took, strict=True))
+    return f"cpu={cpu:.4f} wall={wall:.4f} rows={len(delivered)} content={content} order={order}"
+
+
+def with_webdataset(folder: str, dtype: str, batch: int, shuffle: int, repeats: int, *, decode: bool = True) -> str:
+    """Tar files of .npy members, shards and samples shuffled; decoded by the package, or their bytes taken as they are."""
+    import numpy as np
+    import webdataset as wds
+
+    def stamp(data: bytes) -> Any:
+        return np.frombuffer(data, dtype, offset=len(data) - length).reshape(shape)
+
+    shape = np.load(f"{folder}/stamps.npy", mmap_mode="r").shape[1:]
+    length = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    files = sorted(str(path) for path in Path(folder, "tar").glob("*.tar"))
+
+    def read(epoch: int) -> Iterable[Any]:
+        data = wds.WebDataset(files, shardshuffle=len(files), seed=epoch, empty_check=False).shuffle(shuffle)
+        data = data.decode().to_tuple("npy") if decode else data.to_tuple("npy").map_tuple(stamp)
+        for (stamps,) in data.batched(batch):
+            yield stamps
+
+    return time_epochs(read, (batch, *shape), dtype, repeats)
+
+
+def with_mosaicml(folder: str, dtype: str, batch: int, shuffle: int, repeats: int) -> str:
+    """MDS shards of arrays of a fixed shape; its own shuffle, over all samples."""
+    import numpy as np
+    from streaming import MDSWriter, StreamingDataset
+
+    stamps = np.load(f"{folder}/stamps.npy", mmap_mode="r")
+    columns = {"image": f"ndarray:{dtype}:" + ",".join(map(str, stamps.shape[1:]))}
+    with MDSWriter(out=f"{folder}/mds", columns=columns, size_limit=1 << 27, exist_ok=True) as writer:
+        for stamp in stamps:
+            writer.write({"image": stamp})
+
+    def read(epoch: int) -> Iterable[Any]:
+        data = StreamingDataset(local=f"{folder}/mds", shuffle=True, shuffle_seed=epoch, batch_size=batch)
+        return batches((sample["image"] for sample in data), batch)
+
+    return time_epochs(read, (batch, *stamps.shape[1:]), dtype, repeats)
+
+
+def with_litdata(folder: str, dtype: str, batch: int, shuffle: int, repeats: int) -> str:
+    """LitData chunks of arrays, its own shuffle; its window of decoded neighbours is off, which shuffled stamps only pay for."""
+    os.environ["LITDATA_BATCH_DECODE"] = "0"
+    import numpy as np
+    from litdata import StreamingDataset, optimize
+
+    stamps = np.load(f"{folder}/stamps.npy", mmap_mode="r")
+    optimize(
+        fn=partial(stored_stamp, f"{folder}/stamps.npy"), inputs=list(range(len(stamps))), output_dir=f"{folder}/litdata",
+        num_workers=1, chunk_bytes="64MB", mode="overwrite", verbose=False,
+    )  # fmt: skip
+
+    def read(epoch: int) -> Iterable[Any]:
+        data = StreamingDataset(f"{folder}/litdata", shuffle=True, seed=epoch)
+        return batches(
+            (stamp for stamp in data), batch
+        )  # the data set itself starts anew when it is asked after its end
+
+    return time_epochs(read, (batch, *stamps.shape[1:]), dtype, repeats)
+
+
+def stored_stamp(path: str, row: int) -> Any:
+    """One stamp of an array on disk."""
+    import numpy as np
+
+    return np.array(np.load(path, mmap_mode="r")[row])
+
+
+def with_ray_data(folder: str, dtype: str, batch: int, shuffle: int, repeats: int) -> str:
+    """Our own shards by Ray Data, files shuffled, with its local shuffle buffer; decoded batch by batch."""
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }  # else Ray writes one to the home folder
+    import numpy as np
+    import ray
+    import torch
+    from ray.data.collate_fn import ArrowBatchCollateFn
+
+    shape = np.load(f"{folder}/stamps.npy", mmap_mode="r").shape[1:]
+    ray.init(num_cpus=THREADS, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+
+    class Stamps(ArrowBatchCollateFn):
+        def __call__(self, table: Any) -> torch.Tensor:
+            column = table["image"].combine_chunks()
+            column = column.chunk(0) if hasattr(column, "chunks") else column
+            length = column.type.byte_width
+            flat = np.frombuffer(column.buffers()[1], np.uint8, len(column) * length, column.offset * length)
+            return torch.from_numpy(flat.view(dtype).reshape(-1, *shape).copy())
+
+    def read(epoch: int) -> Iterable[Any]:
+        data = ray.data.read_parquet(f"{folder}/shards", shuffle=ray.data.FileShuffleConfig(epoch))
+        loader = data.select_columns(["image"]).iter_torch_batches(
+            batch_size=batch, local_shuffle_buffer_size=shuffle, local_shuffle_seed=epoch, collate_fn=Stamps()
+        )
+        for stamps in loader:
+            yield stamps.numpy()
+
+    return time_epochs(read, (batch, *shape), dtype, repeats)
+
+
+def batches(samples: Iterable[Any], size: int) -> Iterator[Any]:
+    """Samples stacked."""
+    import numpy as np
+
+    waiting = iter(samples)
+    while together := list(islice(waiting, size)):
+        yield np.stack(together)
+
+
+LOADERS = {
+    "webdataset": with_webdataset,
+    "webdataset_bytes": partial(with_webdataset, decode=False),
+    "mosaicml": with_mosaicml,
+    "litdata": with_litdata,
+    "ray_data": with_ray_data,
+}
+
+
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(print(__doc__))
     task, *arguments = sys.argv[1:]
-    seconds, rows = {"duckdb": duckdb, "astropy": astropy, "lsdb": lsdb}[task](*arguments)
-    print(f"seconds={seconds:.2f} rows={rows}")
+    if task in LOADERS:
+        folder, dtype, *numbers = arguments
+        print(LOADERS[task](folder, dtype, *map(int, numbers)))
+    else:
+        seconds, rows = {"duckdb": duckdb, "astropy": astropy, "lsdb": lsdb}[task](*arguments)
+        print(f"seconds={seconds:.2f} rows={rows}")

@@ -105,7 +105,7 @@ def mask_core(
     """
     rows, columns = (torch.arange(n, device=x_NCHW.device) - n // 2 for n in x_NCHW.shape[2:])
     core = rows[:, None] ** 2 + columns[None, :] ** 2 < radius**2
-    return torch.where(_broad(chosen) & core, torch.as_tensor(fill, dtype=x_NCHW.dtype, device=x_NCHW.device), x_NCHW)
+    return torch.where(_broad(chosen) & core, fill, x_NCHW)
 
 
 def affine(x_NCHW: torch.Tensor, key: torch.Tensor, ranges: Affine) -> torch.Tensor:
@@ -136,14 +136,13 @@ def affine(x_NCHW: torch.Tensor, key: torch.Tensor, ranges: Affine) -> torch.Ten
 
 def uniform(key: torch.Tensor, draw: int) -> torch.Tensor:
     """(N,) float32 in [0, 1): the draw of this number of each stamp."""
-    bits = mix(key ^ mix(torch.tensor(draw, dtype=torch.int64, device=key.device)))
+    bits = mix(key ^ mix(_constant(draw, key.device)))
     return _shift(bits, 40).float() * 2.0**-24  # 24 bits are what float32 holds exactly
 
 
 def sample_key(cutout_ids: torch.Tensor, *, seed: int, epoch: int) -> torch.Tensor:
     """64 random bits per stamp, a pure function of its arguments."""
-    start = torch.tensor(seed, dtype=torch.int64, device=cutout_ids.device)
-    return mix(mix(mix(start) ^ epoch) ^ cutout_ids)
+    return mix(mix(mix(_constant(seed, cutout_ids.device)) ^ epoch) ^ cutout_ids)
 
 
 def mix(x: torch.Tensor) -> torch.Tensor:
@@ -166,6 +165,11 @@ def d4(x_NCHW: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     x = torch.where(_broad(flip_w), x_NCHW.flip(3), x_NCHW)
     x = torch.where(_broad(flip_h), x.flip(2), x)
     return torch.where(_broad(turns % 2 == 1), x.transpose(2, 3), x)
+
+
+def _constant(value: int, device: torch.device) -> torch.Tensor:
+    """A number made on the device: copied there it would make the host wait."""
+    return torch.full((), value, dtype=torch.int64, device=device)
 
 
 def _broad(mask: torch.Tensor) -> torch.Tensor:

@@ -122,8 +122,7 @@ def raw_robust(x_NCHW: torch.Tensor, statistics: Statistics | None = None) -> to
     NaN becomes 0 before and after; MAD is the plain median of absolute deviations.
     """
     x = torch.nan_to_num(x_NCHW, nan=0.0, posinf=None, neginf=None)
-    inside = annulus(x.shape[2], x.shape[3], *ANNULUS_PIXELS, device=x.device)
-    ring = x.flatten(2)[:, :, inside.flatten()]
+    ring = x.flatten(2)[:, :, _annulus_pixels(x.shape[2], x.shape[3], x.device)]
     centre = median(ring)
     spread = median((ring - centre).abs())
     out = (x - centre[..., None]) / (spread[..., None] + RAW_ROBUST_EPSILON)
@@ -293,6 +292,12 @@ def crop_centre(x_NCHW: torch.Tensor, size: int | None) -> torch.Tensor:
         return x_NCHW
     top, left = (length // 2 - size // 2 for length in x_NCHW.shape[2:])
     return x_NCHW[:, :, top : top + size, left : left + size]
+
+
+@lru_cache(maxsize=8)
+def _annulus_pixels(height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Numbers of the annulus's pixels: a mask would make the host wait for its count in every batch."""
+    return annulus(height, width, *ANNULUS_PIXELS).flatten().nonzero()[:, 0].to(device)
 
 
 def annulus(height: int, width: int, inner: float, outer: float, device: torch.device | None = None) -> torch.Tensor:
