@@ -230,9 +230,10 @@ def with_mosaicml(folder: str, dtype: str, batch: int, shuffle: int, repeats: in
     return time_epochs(read, (batch, *stamps.shape[1:]), dtype, repeats)
 
 
-def with_litdata(folder: str, dtype: str, batch: int, shuffle: int, repeats: int) -> str:
-    """LitData chunks of arrays, its own shuffle; its window of decoded neighbours is off, which shuffled stamps only pay for."""
-    os.environ["LITDATA_BATCH_DECODE"] = "0"
+def with_litdata(folder: str, dtype: str, batch: int, shuffle: int, repeats: int, *, tuned: bool = False) -> str:
+    """LitData chunks of arrays, its own shuffle; tuned: without its window of decoded neighbours, a cost to shuffled stamps."""
+    if tuned:
+        os.environ["LITDATA_BATCH_DECODE"] = "0"
     import numpy as np
     from litdata import StreamingDataset, optimize
 
@@ -307,6 +308,7 @@ LOADERS = {
     "webdataset_bytes": partial(with_webdataset, decode=False),
     "mosaicml": with_mosaicml,
     "litdata": with_litdata,
+    "litdata_tuned": partial(with_litdata, tuned=True),
     "ray_data": with_ray_data,
 }
 

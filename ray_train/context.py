@@ -15,7 +15,7 @@ from ray_train.core import health
 from ray_train.core.loop import Record, TrainingError
 from ray_train.core.recipe import Recipe
 from ray_train.run_folder import RunFolder
-from ray_train.trackers import TensorBoard
+from ray_train.trackers import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class LocalContext:
     world: int = 1
     local_world: int = 1
     fatal_health: bool = False
-    trackers: list[TensorBoard] = field(default_factory=list)
+    trackers: list[Tracker] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def records(self) -> list[Record]:
@@ -59,17 +59,23 @@ class LocalContext:
         record.update(self.facts)
         checks = checks_of(records, self.recipe)
         if checkpoint is not None:
-            self.folder.save(records, checkpoint, monitor=self.recipe.best_monitor, keep_every=self.recipe.keep_every)
+            # Health first: where the epoch counts as done, its health is there, too, if the run is killed in between.
             status = {"epoch": record["epoch"], "status": health.worst(checks), "checks": checks}
             storage.write_json(self.folder.path("health.json"), status)
-            for tracker in self.trackers:
-                tracker.epoch_done(records)
+            self.folder.save(records, checkpoint, monitor=self.recipe.best_monitor, keep_every=self.recipe.keep_every)
             tell(records, self.recipe)
+        for tracker in self.trackers:
+            tracker.epoch_done(records)
         failed = [check for check in checks if check["status"] == "FAIL"]
         if failed and self.fatal_health:  # on every worker alike, from the same records
             raise TrainingError(
                 f"health check {failed[0]['check']} failed: {failed[0]['message']} {failed[0]['value']:.4g}"
             )
+
+    def close(self) -> None:
+        """The run has come to its end."""
+        for tracker in self.trackers:
+            tracker.close()
 
 
 @dataclass

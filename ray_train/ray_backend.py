@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 import ray.train
+from ray.exceptions import RayError, RayTaskError
 from ray.train.torch import TorchTrainer
 
 from lensdata import steps, storage
@@ -26,22 +29,31 @@ from ray_train.context import RayTrainContext, choose_device, tell, use_threads
 from ray_train.core.data import DataError
 from ray_train.core.loop import TrainingError
 from ray_train.core.recipe import Recipe
+from ray_train.gauges import RayGauges
 from ray_train.run_folder import RunFolder
-from ray_train.trackers import TensorBoard
+from ray_train.trackers import Patient, build_trackers
 from ray_train.training import Plan, recipe_of, run_training
 
 log = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 2.0
+HEAD_ANSWERS_SECONDS = 5.0
 
 
 @contextlib.contextmanager
 def ray_session(execution: ExecutionConfig) -> Iterator[None]:
-    """Connect to the cluster that RAY_ADDRESS names, or start one in this process for as long as it is needed."""
+    """Connect to the cluster that RAY_ADDRESS names, or start one in this process for as long as it is needed.
+
+    Raises
+    ------
+    InputError
+        No Ray answers at RAY_ADDRESS.
+    """
     if ray.is_initialized():
         yield
         return
-    if os.environ.get("RAY_ADDRESS"):
+    if address := os.environ.get("RAY_ADDRESS"):
+        require_head(address)
         ray.init(log_to_driver=False)
     else:
         cores = max(os.cpu_count() or 1, execution.num_workers * cpus_per_worker(execution))
@@ -50,6 +62,20 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def require_head(address: str) -> None:
+    """Refuse a ``host:port`` that nobody listens at: Ray asks there for minutes, and then names no reason."""
+    place = urlsplit(f"//{address}")
+    if "://" in address or place.hostname is None or place.port is None:  # a name that Ray resolves itself
+        return
+    try:
+        socket.create_connection((place.hostname, place.port), HEAD_ANSWERS_SECONDS).close()
+    except OSError as error:
+        raise InputError(
+            f"RAY_ADDRESS names {address}, where no Ray head answers ({error}); start one with `ray start --head`, or "
+            "unset RAY_ADDRESS to use a Ray of this process."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -115,13 +141,21 @@ def train_on_ray(plan: Plan, config: TrainingConfig) -> None:
     Raises
     ------
     JobFailed
-        Training stopped for a reason that a restart would meet again.
+        Training stopped for a reason that a restart would meet again, or Ray itself was lost.
     """
     with ray_session(config.execution):
         folder = storage.join(plan.output, "ray")
         try:
             with followed(RunFolder(plan.output), recipe_of(config)):
                 result = make_trainer(plan, config, folder).fit()
+        except RayTaskError:  # what happened in a worker, with its stack
+            raise
+        except RayError as error:
+            log.warning("ray=lost error=%r", error)
+            raise JobFailed(
+                f"Ray was lost while the run was going on ({type(error).__name__}); the run folder {plan.output} keeps what "
+                "is done: give the same command again when Ray runs."
+            ) from error
         finally:
             storage.remove(folder)  # Ray's bookkeeping; the run itself lies beside it
         if result.return_value:
@@ -162,13 +196,15 @@ def train_worker(values: dict[str, Any]) -> str | None:
     use_threads(config.execution.threads, session.get_local_world_size())
     device = choose_device(config.execution.device)
     rank = session.get_world_rank()
-    trackers = [TensorBoard(folder.path("tensorboard"))] if config.trackers.tensorboard and rank == 0 else []
+    trackers = build_trackers(config.trackers, folder, plan.config) if rank == 0 else []
+    trackers.append(Patient(RayGauges(folder.run_id, rank)))
     context = RayTrainContext(
         folder, recipe_of(config), device, rank, session.get_world_size(), session.get_local_world_size(),
         config.health.fatal, trackers,
     )  # fmt: skip
     try:
         run_training(plan, context)
+        context.close()
     except (TrainingError, DataError) as error:
         return str(error)
     return None

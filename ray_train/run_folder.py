@@ -108,8 +108,10 @@ class RunFolder:
         self._point("last", records[epoch], checkpoint)
         kept = {best, epoch, *range(0, epoch, keep_every)}
         names = {f"{checkpoint_name(number)}.pt" for number in kept}
-        for uri in storage.list_files(self.path("checkpoints"), ".pt"):
-            if uri.rsplit("/", 1)[-1] not in names:
+        for uri in storage.list_files(self.path("checkpoints")):
+            name = uri.rsplit("/", 1)[-1]
+            half_written = ".pt.tmp-" in name  # by a process that was killed
+            if half_written or (name.endswith(".pt") and name not in names):
                 storage.remove(uri)
 
     def _point(self, name: str, record: Record, checkpoint: bytes) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lensdata import storage
+from lensdata.config.training import TrackersConfig
 from lensdata.errors import InputError
 from ray_train.core.loop import Record
 from ray_train.run_folder import RunFolder
@@ -49,36 +50,7 @@ class Tracker(Protocol):
         ...
 
 
-class TrackersSection(Protocol):
-    """The fields of `lensdata.config.training.TrackersConfig`."""
-
-    @property
-    def tensorboard(self) -> bool:
-        """Write event files."""
-        ...
-
-    @property
-    def wandb(self) -> str | None:
-        """Project."""
-        ...
-
-    @property
-    def wandb_mode(self) -> str:
-        """online or offline."""
-        ...
-
-    @property
-    def mlflow(self) -> str | None:
-        """Tracking URI."""
-        ...
-
-    @property
-    def mlflow_experiment(self) -> str:
-        """Experiment."""
-        ...
-
-
-def build_trackers(config: TrackersSection, folder: RunFolder, run_config: dict[str, Any]) -> list[Tracker]:
+def build_trackers(config: TrackersConfig, folder: RunFolder, run_config: dict[str, Any]) -> list[Tracker]:
     """The trackers that a configuration names.
 
     Parameters
@@ -101,7 +73,7 @@ def build_trackers(config: TrackersSection, folder: RunFolder, run_config: dict[
     return made
 
 
-def check_trackers(config: TrackersSection) -> None:
+def check_trackers(config: TrackersConfig) -> None:
     """Refuse trackers whose package is not installed, before a run starts; nothing is imported.
 
     Raises

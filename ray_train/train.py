@@ -27,7 +27,7 @@ from ray_train.context import LocalContext, choose_device, use_threads
 from ray_train.core.data import DataError
 from ray_train.core.loop import TrainingError
 from ray_train.run_folder import RunFolder
-from ray_train.trackers import TensorBoard
+from ray_train.trackers import build_trackers
 from ray_train.training import Plan, check_plan, recipe_of, run_training
 
 log = logging.getLogger(__name__)
@@ -62,16 +62,16 @@ def train_here(plan: Plan, config: TrainingConfig) -> None:
     """The same loop in this process."""
     folder = RunFolder(plan.output)
     use_threads(config.execution.threads)
-    trackers = [TensorBoard(folder.path("tensorboard"))] if config.trackers.tensorboard else []
     context = LocalContext(
         folder,
         recipe_of(config),
         choose_device(config.execution.device),
         fatal_health=config.health.fatal,
-        trackers=trackers,
+        trackers=build_trackers(config.trackers, folder, plan.config),
     )
     try:
         run_training(plan, context)
+        context.close()
     except (TrainingError, DataError) as error:
         raise JobFailed(str(error)) from error
 

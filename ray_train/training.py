@@ -33,6 +33,7 @@ from ray_train.core.schedule import Schedule
 from ray_train.diagnostics import Diagnosis
 from ray_train.run_folder import RunFolder
 from ray_train.stamps import cache_folder, check_images, prepared_bytes, residency_for, stamp_source, statistics_of
+from ray_train.trackers import check_trackers
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +210,7 @@ def check_plan(plan: Plan) -> dict[str, Any]:
     config = TrainingConfig.model_validate(plan.config)
     manifest = training_manifest(config, plan.manifest, plan.test_limit)
     layout = manifest.layout()
+    check_trackers(config.trackers)
     images, network = image_recipe(config, layout), network_of(config, layout)
     model = build_network(network, read_weights(config, plan.init_from))
     shape = (network["in_channels"], *images.prepared_shape(layout.shape)[:2])

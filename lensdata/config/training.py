@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lensdata.config.base import Config
+from lensdata.config.base import UNHASHED, Config
 from lensdata.config.cutouts import Quality
 
 Normalisation = Literal["raw_robust", "per_sample_robust", "residual", "lanusse", "asinh", "rgb8", "identity"]
@@ -87,7 +87,6 @@ class ModelConfig(Config):
         default=0.0, ge=0, lt=1, description="decay per step of the running mean of the weights that is judged; 0: none"
     )
 
-
     @model_validator(mode="after")
     def _hash_is_of_a_file(self) -> ModelConfig:
         if self.weights == "torchvision" and self.weights_sha256 is not None:
@@ -155,6 +154,12 @@ class TrackersConfig(Config):
     """Where curves go besides metrics.jsonl (R-T7)."""
 
     tensorboard: bool = Field(default=True, description="write event files into the run folder")
+    wandb: Annotated[str | None, UNHASHED] = Field(default=None, description="Weights & Biases project; null: none")
+    wandb_mode: Annotated[Literal["online", "offline"], UNHASHED] = Field(
+        default="online", description="offline: kept in the run folder"
+    )
+    mlflow: Annotated[str | None, UNHASHED] = Field(default=None, description="MLflow tracking URI; null: none")
+    mlflow_experiment: Annotated[str, UNHASHED] = Field(default="lensdata", description="MLflow experiment")
 
 
 class HealthConfig(Config):

@@ -158,41 +158,40 @@ class StreamedStamps:
 
     def batches(self, order: EpochOrder, slices: Slices) -> Iterator[torch.Tensor]:
         """See `StampSource`."""
-        for stamps in to_device(read_ahead(self._tensors(order, slices)), self._device):
+        for stamps in to_device(read_ahead(self._pieces(order, slices)), self._device):
             yield self._recipe.prepare(stamps)
 
-    def _tensors(self, order: EpochOrder, slices: Slices) -> Iterator[torch.Tensor]:
-        for stamps in self._pieces(order, slices):
-            tensor = torch.from_numpy(stamps)
-            yield tensor.pin_memory() if self._device.type == "cuda" else tensor
-
-    def _pieces(self, order: EpochOrder, slices: Slices) -> Iterator[npt.NDArray[Any]]:
-        """Raw stamps (n, H, W, C) of each slice; holds only the windows that a slice still needs."""
-        held: list[tuple[int, int, npt.NDArray[Any]]] = []
+    def _pieces(self, order: EpochOrder, slices: Slices) -> Iterator[torch.Tensor]:
+        """Raw stamps (n, H, W, C) of each slice; holds only the row groups of windows that a slice still needs."""
+        held: dict[int, npt.NDArray[Any]] = {}
+        windows: list[tuple[Indices, int]] = []
         waiting = iter(order.windows)
         loaded = 0
         for start, stop in slices:
-            held = [window for window in held if window[1] > start]
+            while windows and windows[0][1] <= start:
+                for group in windows.pop(0)[0]:
+                    del held[int(group)]
             while loaded < stop:
-                groups, first, last = next(waiting)
-                loaded = last
-                if last > start:
-                    held.append((first, last, self._window(groups, order.rows[first:last])))
-            parts = [data[max(start - first, 0) : stop - first] for first, _, data in held if first < stop]
-            yield parts[0] if len(parts) == 1 else np.concatenate(parts)
+                groups, _, loaded = next(waiting)
+                if loaded > start:
+                    held |= {int(group): self._group(int(group)) for group in groups}
+                    windows.append((groups, loaded))
+            yield self._gathered(held, order.rows[start:stop])
 
-    def _window(self, groups: Indices, rows: Indices) -> npt.NDArray[Any]:
-        out: npt.NDArray[Any] | None = None
-        for group in groups:
-            stamps = self._read_group(int(group))
-            here = np.flatnonzero((rows >= self._first[group]) & (rows < self._first[group + 1]))
-            within = self.table.within[rows[here]]
-            _check_group(stamps, within, int(group))
-            if out is None:
-                out = np.empty((len(rows), *stamps.shape[1:]), stamps.dtype)
-            out[here] = stamps[within]
-        if out is None:
-            raise DataError("a window of the epoch has no row group")
+    def _group(self, group: int) -> npt.NDArray[Any]:
+        stamps = self._read_group(group)
+        _check_group(stamps, self.table.within[self._first[group] : self._first[group + 1]], group)
+        return stamps
+
+    def _gathered(self, held: dict[int, npt.NDArray[Any]], rows: Indices) -> torch.Tensor:
+        """One copy per stamp, straight from where it was read; a line of Python each costs little beside it."""
+        groups, within = self.table.group[rows].tolist(), self.table.within[rows].tolist()
+        example = held[groups[0]]
+        dtype = torch.from_numpy(np.empty(0, example.dtype)).dtype
+        out = torch.empty((len(rows), *example.shape[1:]), dtype=dtype, pin_memory=self._device.type == "cuda")
+        view = out.numpy()
+        for place, (group, row) in enumerate(zip(groups, within, strict=True)):
+            view[place] = held[group][row]
         return out
 
 

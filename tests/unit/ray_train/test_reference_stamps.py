@@ -18,7 +18,14 @@ from lensdata.hashing import splitmix64
 from ray_train.core.images import ImageRecipe, measure_statistics
 
 FIGURES = Path(__file__).with_name("reference_stamps.json")
-CASES = [("raw_robust", None), ("raw_robust", 63), ("per_sample_robust", 64), ("residual", 63), ("lanusse", None), ("asinh", None)]
+CASES = [
+    ("raw_robust", None),
+    ("raw_robust", 63),
+    ("per_sample_robust", 64),
+    ("residual", 63),
+    ("lanusse", None),
+    ("asinh", None),
+]
 PIXELS = [(0, 0), (31, 31), (31, 36), (20, 40), (62, 62)]
 DR10 = ["0001m040_4091", "0001m060_2396", "0001m372_9677"]
 
@@ -58,7 +65,10 @@ def figures(stamp: np.ndarray) -> dict[str, list[list[float]]]:
             recipe = ImageRecipe(normalisation=normalisation, crop=crop, statistics=known)
         ready = recipe.prepare(torch.from_numpy(stamp[None]))[0].double().numpy()
         out[f"{normalisation}/{crop}"] = [
-            [float(v) for v in (band.mean(), band.std(), *np.quantile(band, [0.05, 0.5, 0.95]), *(band[p] for p in PIXELS))]
+            [
+                float(v)
+                for v in (band.mean(), band.std(), *np.quantile(band, [0.05, 0.5, 0.95]), *(band[p] for p in PIXELS))
+            ]
             for band in ready
         ]
     return out
