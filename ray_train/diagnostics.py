@@ -55,11 +55,18 @@ class Diagnosis:
     rank: int
     world: int
 
-    def __call__(self, epoch: int, model: nn.Module, logits: npt.NDArray[np.float32]) -> Record:
-        """Figures of an epoch: gates where a stage of masking begins, the rest every 5 and 10 epochs."""
+    def before(self, epoch: int) -> Record:
+        """The gates, before the first epoch and where a stage of masking begins."""
+        if epoch and all(stage.from_epoch != epoch for stage in self.recipe.views.masking):
+            return {}
+        found = self.gates(epoch)
+        if self.rank == 0:
+            log.info("gates epoch=%d %s", epoch, " ".join(f"{name}={value:.4g}" for name, value in found.items()))
+        return found
+
+    def after(self, epoch: int, model: nn.Module, logits: npt.NDArray[np.float32]) -> Record:
+        """What is measured every 5 and every 10 epochs."""
         found: Record = {}
-        if epoch == 0 or any(stage.from_epoch == epoch for stage in self.recipe.views.masking):
-            found |= self.gates(epoch)
         if (epoch + 1) % OFTEN == 0:
             found |= self._core_reliance(model, logits) | theta_e_figures(self.rows, logits)
         if (epoch + 1) % SELDOM == 0:

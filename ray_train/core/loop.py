@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -62,8 +62,16 @@ class RunContext(Protocol):
         ...
 
 
-Diagnose = Callable[[int, nn.Module, np.ndarray[Any, np.dtype[np.float32]]], Record]
-"""More figures of an epoch: its number, the network that is judged, and the validation logits; on all workers."""
+class Observer(Protocol):
+    """Adds figures to the records; all workers ask it alike."""
+
+    def before(self, epoch: int) -> Record:
+        """Figures of what the network will see in an epoch."""
+        ...
+
+    def after(self, epoch: int, model: nn.Module, logits: np.ndarray[Any, np.dtype[np.float32]]) -> Record:
+        """Figures of the network that is judged, given its validation logits."""
+        ...
 
 
 @dataclass
@@ -92,7 +100,7 @@ def fit(
     val: StampSource,
     context: RunContext,
     network: dict[str, Any],
-    diagnose: Diagnose | None = None,
+    observer: Observer | None = None,
 ) -> list[Record]:
     """Train, from the start or from where the run was interrupted.
 
@@ -104,7 +112,7 @@ def fit(
         The two splits.
     network
         Name and options of the network, kept in the checkpoint.
-    diagnose
+    observer
         Adds figures to the records.
 
     Returns
@@ -117,9 +125,10 @@ def fit(
     progress = _restore(trainer, records)
     while len(records) < recipe.epochs and not _stops(recipe, records):
         epoch = len(records)
-        record = train_epoch(trainer, epoch, progress)
+        seen = observer.before(epoch) if observer else {}
+        record = train_epoch(trainer, epoch, progress) | seen
         figures, logits = validate(trainer)
-        record |= figures | (diagnose(epoch, trainer.judged, logits) if diagnose else {})
+        record |= figures | (observer.after(epoch, trainer.judged, logits) if observer else {})
         progress = None
         record["best"] = best_epoch([*records, record], recipe.best_monitor) == epoch
         records.append(record)

@@ -63,12 +63,12 @@ def test_a_planted_core_is_found_before_training_and_hidden_by_a_mask(
     )  # fmt: skip
     model = CentralBrightness()
     logits = model(val.batches(val.table.in_order(), [(0, 120)]).__next__()).detach().numpy()[:, 0]
-    first = diagnosis(0, model, logits)
+    first = diagnosis.before(0)
     assert first["core_lr_auc"] > 0.95
     assert first["gate_n_samples"] == 400
-    assert diagnosis(1, model, logits) == {}
-    assert abs(diagnosis(3, model, logits)["core_lr_auc"] - 0.5) < 0.1  # what the network sees in that stage
-    reliance = diagnosis(4, model, logits)["core_reliance"]
+    assert diagnosis.before(1) == diagnosis.after(1, model, logits) == {}
+    assert abs(diagnosis.before(3)["core_lr_auc"] - 0.5) < 0.1  # what the network sees in that stage
+    reliance = diagnosis.after(4, model, logits)["core_reliance"]
     assert reliance == pytest.approx(roc_auc_score(labels, logits) - 0.5)
 
 
