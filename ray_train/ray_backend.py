@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import ray
 import ray.train
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.train.torch import TorchTrainer
 
 from lensdata import steps, storage
@@ -141,14 +141,24 @@ def train_on_ray(plan: Plan, config: TrainingConfig) -> None:
     Raises
     ------
     JobFailed
-        Training stopped for a reason that a restart would meet again, or Ray itself was lost.
+        Training stopped for a reason that a restart would meet again, its workers died too often, or Ray was lost.
     """
     with ray_session(config.execution):
         folder = storage.join(plan.output, "ray")
         try:
             with followed(RunFolder(plan.output), recipe_of(config)):
                 result = make_trainer(plan, config, folder).fit()
-        except RayTaskError:  # what happened in a worker, with its stack
+        except ray.train.WorkerGroupError as error:
+            dead = [rank for rank, failure in error.worker_failures.items() if _died(failure)]
+            if not dead:  # an error in the loop, with its stack
+                raise
+            log.warning("ray=workers_died ranks=%s error=%r", dead, str(error))
+            raise JobFailed(
+                f"worker {dead[0]} of Ray died, and no restart is left (execution.max_failures="
+                f"{config.execution.max_failures}); see whether its machine ran out of memory, and give the same command "
+                f"again: the run folder {plan.output} keeps what is done."
+            ) from error
+        except RayTaskError:  # an error in Ray's own tasks, with its stack
             raise
         except RayError as error:
             log.warning("ray=lost error=%r", error)
@@ -160,6 +170,11 @@ def train_on_ray(plan: Plan, config: TrainingConfig) -> None:
             storage.remove(folder)  # Ray's bookkeeping; the run itself lies beside it
         if result.return_value:
             raise JobFailed(str(result.return_value))
+
+
+def _died(failure: Exception) -> bool:
+    """Whether a worker's process ended, rather than raised."""
+    return isinstance(getattr(failure, "health_check_failure", failure), RayActorError)
 
 
 def make_trainer(plan: Plan, config: TrainingConfig, folder: str) -> TorchTrainer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import subprocess
 import sys
 from email.message import Message
 from pathlib import Path
@@ -302,3 +303,26 @@ def test_counting_costs_leaves_the_network_and_the_generator_alone() -> None:
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("preset", ["p4_c", "h21"])
+@pytest.mark.parametrize("count", [3, 33])
+def test_an_odd_micro_batch_in_channels_last_has_the_gradient_of_the_plain_layout(preset: str, count: int) -> None:
+    """In a process of its own: a kernel that writes outside its memory ends it."""
+    code = f"""
+import torch
+from ray_train.core.models import build_model
+torch.set_num_threads(2)
+x = torch.randn({count}, 3, 33, 33)
+grads = []
+for layout in (torch.contiguous_format, torch.channels_last):
+    torch.manual_seed(0)
+    model = build_model("shielded_resnet", preset={preset!r}).to(memory_format=layout).train()
+    for _ in range(3):
+        model.zero_grad()
+        model(x.contiguous(memory_format=layout)).sum().backward()
+    grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+assert torch.allclose(*grads, rtol=1e-3, atol=1e-3 * float(grads[0].abs().max()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
