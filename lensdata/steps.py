@@ -363,9 +363,11 @@ def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
             storage.discard_folder(request.output)
     storage.make_folder(work)
     if job.kind == "part":
-        storage.write_json(storage.join(work, "_started.json"), {"step": job.name, "identity": wanted})
+        # what the folder was begun with goes first: a refusal reads it to name the keys that differ
         storage.write_json(storage.join(work, "_config.json"), request.config.model_dump(mode="json"))
-    storage.write_json(storage.join(work, RUNNING), {"host": platform.node(), "process": os.getpid()})
+        storage.write_json(storage.join(work, "_started.json"), {"step": job.name, "identity": wanted})
+    mark = {"host": platform.node(), "process": os.getpid(), "start": _start_of(os.getpid())}
+    storage.write_json(storage.join(work, RUNNING), mark)
     log.info("step=%s output=%s state=%s", job.name, request.output, now)
     run = JobRun(
         request.config,
@@ -409,10 +411,20 @@ def _refuse_running(output: str, leftover: str) -> None:
         return
     except PermissionError:
         pass  # alive, and somebody else's
+    if owner["start"] != _start_of(owner["process"]):
+        return  # a restarted container, or a machine long in use, gave its number to another
     raise InputError(
         f"Output {output} is being written by process {owner['process']}; wait for it or stop it. If that is another program, "
         f"remove {mark}."
     )
+
+
+def _start_of(process: int) -> str | None:
+    """When a process began, in the kernel's ticks since boot; None where the kernel does not say."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None
 
 
 def _withdraw(job: Job, run: JobRun, aside: str | None, error: Exception) -> None:

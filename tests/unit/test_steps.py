@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import platform
 
 import pyarrow as pa
 import pytest
@@ -224,3 +227,14 @@ def test_a_second_run_of_an_output_does_not_disturb_the_first(job, tmp_path, num
     assert steps.run_job(job, Slow(), [f"inputs.numbers={numbers}", "--output", str(output)]) == 0
     assert "is being written by process" in capsys.readouterr().err
     assert not list(output.rglob("_running.json"))
+
+
+def test_a_number_that_went_to_another_process_does_not_block_the_next_run(tmp_path):
+    """A container that is started again gives the same number to the same program."""
+    mark = {"host": platform.node(), "process": os.getpid(), "start": steps._start_of(os.getpid())}
+    path = tmp_path / "_running.json"
+    path.write_text(json.dumps(mark))
+    with pytest.raises(InputError, match="is being written by process"):
+        steps._refuse_running("out", str(tmp_path))
+    path.write_text(json.dumps(mark | {"start": "1"}))
+    steps._refuse_running("out", str(tmp_path))
