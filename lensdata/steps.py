@@ -26,7 +26,7 @@ from lensdata.errors import InputError
 
 log = logging.getLogger(__name__)
 
-EXIT_DONE, EXIT_FAILED, EXIT_INPUT = 0, 1, 2
+EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 RUNNING = "_running.json"  # in the folder a step works in: who is at work
 HASHED_BYTES = 256 << 20  # inputs up to this size are identified by content, larger ones by size and etag or mtime
 
@@ -331,6 +331,9 @@ def exit_code(name: str, action: Callable[[], int]) -> int:
     except JobFailed as error:
         print(f"error: {name} failed: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except KeyboardInterrupt:
+        print(f"error: {name} was interrupted; the same command goes on or begins again.", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except Exception as error:  # the one place that turns a crash into an exit code
         message = " ".join(str(error).split())[:400]
         log.exception("step=%s failed", name)

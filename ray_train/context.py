@@ -32,6 +32,7 @@ class LocalContext:
     device: torch.device
     rank: int = 0
     world: int = 1
+    local_rank: int = 0
     local_world: int = 1
     fatal_health: bool = False
     trackers: list[Tracker] = field(default_factory=list)
@@ -66,10 +67,22 @@ class LocalContext:
             tell(records, self.recipe)
         for tracker in self.trackers:
             tracker.epoch_done(records)
+        self.require_health(records)
+
+    def require_health(self, records: list[Record]) -> None:
+        """End the run on a FAIL after the latest epoch, where that is wanted; also when it is resumed.
+
+        Raises
+        ------
+        TrainingError
+            Names the check; on every worker alike, from the same records.
+        """
+        checks = checks_of(records, self.recipe) if records and self.fatal_health else []
         failed = [check for check in checks if check["status"] == "FAIL"]
-        if failed and self.fatal_health:  # on every worker alike, from the same records
+        if failed:
             raise TrainingError(
-                f"health check {failed[0]['check']} failed: {failed[0]['message']} {failed[0]['value']:.4g}"
+                f"health check {failed[0]['check']} failed: {failed[0]['message']} {failed[0]['value']:.4g} "
+                "(health.fatal=false goes on)"
             )
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lensdata.audit import gates
+from lensdata.errors import InputError
 from lensdata.shards.manifests import Manifest
 from ray_train.core import metrics
 from ray_train.core.augment import augment, mask_core
@@ -44,6 +45,8 @@ class Diagnosis:
         The validation split of the manifest, for its strata.
     groups
         HEALPix pixels of the training stamps, which the gates' folds keep together; None if unknown.
+    pairs
+        Planes that are a stamp and its control.
     """
 
     recipe: Recipe
@@ -51,6 +54,7 @@ class Diagnosis:
     val: StampSource
     rows: Manifest
     groups: npt.NDArray[np.int64] | None
+    pairs: list[tuple[int, int]]
     device: torch.device
     rank: int
     world: int
@@ -85,7 +89,20 @@ class Diagnosis:
             for features in (gates.core_pixels, gates.radial_profile)
         )
         found = {"core_lr_auc": core, "radial_lr_auc": radial, "gate_n_samples": len(chosen)}
+        if self.pairs:
+            found["paired_lr_auc"] = gates.linear_auc(
+                gates.pair_differences(stamps, self.pairs), labels, groups, self.recipe.seed
+            )
+            self._require_own_controls(stamps[labels == 0])
         return {name: value for name, value in found.items() if value == value}  # no figure for a class of a few stamps
+
+    def _require_own_controls(self, negatives: npt.NDArray[np.float32]) -> None:
+        """Refuse pairs of which all of label 0 are twice the same stamp: any difference would be the label (R-P6)."""
+        if len(negatives) and all(np.array_equal(negatives[..., one], negatives[..., two]) for one, two in self.pairs):
+            raise InputError(
+                f"All {len(negatives)} stamps of label 0 in the sample are equal to their controls, so a network need only see "
+                "whether the two differ; give hosts without a lens a second, matched stamp as control."
+            )
 
     def _seen(self, chosen: npt.NDArray[np.int64], epoch: int) -> Iterator[npt.NDArray[np.float32]]:
         """The chosen training stamps (n, h, w, C) as the network sees them, group by group."""

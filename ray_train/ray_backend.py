@@ -26,7 +26,6 @@ from lensdata.config.training import ExecutionConfig, TrainingConfig
 from lensdata.errors import InputError
 from lensdata.steps import JobFailed
 from ray_train.context import RayTrainContext, choose_device, tell, use_threads
-from ray_train.core.data import DataError
 from ray_train.core.loop import TrainingError
 from ray_train.core.recipe import Recipe
 from ray_train.gauges import RayGauges
@@ -37,6 +36,7 @@ from ray_train.training import Plan, recipe_of, run_training
 log = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 2.0
+RAY_FOLDER = "ray"  # in the run folder, while Ray trains
 HEAD_ANSWERS_SECONDS = 5.0
 
 
@@ -144,11 +144,14 @@ def train_on_ray(plan: Plan, config: TrainingConfig) -> None:
         Training stopped for a reason that a restart would meet again, its workers died too often, or Ray was lost.
     """
     with ray_session(config.execution):
-        folder = storage.join(plan.output, "ray")
+        folder = storage.join(plan.output, RAY_FOLDER)
+        storage.remove(folder)  # of an attempt that was killed
         try:
             with followed(RunFolder(plan.output), recipe_of(config)):
-                result = make_trainer(plan, config, folder).fit()
+                make_trainer(plan, config, folder).fit()
+                _raise_reason(plan)
         except ray.train.WorkerGroupError as error:
+            _raise_reason(plan)
             dead = [rank for rank, failure in error.worker_failures.items() if _died(failure)]
             if not dead:  # an error in the loop, with its stack
                 raise
@@ -168,8 +171,17 @@ def train_on_ray(plan: Plan, config: TrainingConfig) -> None:
             ) from error
         finally:
             storage.remove(folder)  # Ray's bookkeeping; the run itself lies beside it
-        if result.return_value:
-            raise JobFailed(str(result.return_value))
+
+
+def _reason_file(plan: Plan) -> str:
+    return storage.join(plan.output, RAY_FOLDER, "_reason.json")
+
+
+def _raise_reason(plan: Plan) -> None:
+    """Why a worker stopped for good, if one did, as the error it was."""
+    if storage.exists(_reason_file(plan)):
+        reason = storage.read_json(_reason_file(plan))
+        raise (InputError if reason["input"] else JobFailed)(reason["sentence"])
 
 
 def _died(failure: Exception) -> bool:
@@ -198,28 +210,32 @@ def make_trainer(plan: Plan, config: TrainingConfig, folder: str) -> TorchTraine
     )  # fmt: skip
 
 
-def train_worker(values: dict[str, Any]) -> str | None:
-    """What each worker runs; returns why training stopped, or None.
+def train_worker(values: dict[str, Any]) -> None:
+    """What each worker runs.
 
-    A loss that is not a number, or stamps that do not fit, would be the same after a restart, so the reason is returned
-    and not raised: Ray restarts workers that raise.
+    A reason that a restart would meet again is left in a file for the driver. Where one worker alone may have met it, that
+    one raises as well: Ray ends the others, who wait for it, and starts all again, and they see the file and return.
     """
     steps.setup_logging()
     plan = Plan(**values)
     config = TrainingConfig.model_validate(plan.config)
     session, folder = ray.train.get_context(), RunFolder(plan.output)
+    if storage.exists(_reason_file(plan)):
+        return
     use_threads(config.execution.threads, session.get_local_world_size())
     device = choose_device(config.execution.device)
     rank = session.get_world_rank()
     trackers = build_trackers(config.trackers, folder, plan.config) if rank == 0 else []
     trackers.append(Patient(RayGauges(folder.run_id, rank)))
     context = RayTrainContext(
-        folder, recipe_of(config), device, rank, session.get_world_size(), session.get_local_world_size(),
-        config.health.fatal, trackers,
+        folder, recipe_of(config), device, rank, session.get_world_size(), session.get_local_rank(),
+        session.get_local_world_size(), config.health.fatal, trackers,
     )  # fmt: skip
     try:
         run_training(plan, context)
         context.close()
-    except (TrainingError, DataError) as error:
-        return str(error)
-    return None
+    except (InputError, JobFailed) as error:
+        storage.write_json(_reason_file(plan), {"input": isinstance(error, InputError), "sentence": str(error)})
+        met_by_all = isinstance(error.__cause__, TrainingError) or context.world == 1
+        if not met_by_all:
+            raise

@@ -6,8 +6,7 @@ import hashlib
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,10 @@ import torch
 from lensdata import storage
 from lensdata.errors import InputError
 from lensdata.shards.layout import ImageLayout, Stamps
-from lensdata.shards.manifests import Manifest
+from lensdata.shards.manifests import SPLITS, Manifest
 from lensdata.shards.reader import StampReader
 from ray_train.core.data import HostStamps, ResidentStamps, StampSource, StampTable, StreamedStamps, stamps_in_order
-from ray_train.core.images import DTYPES, ImageRecipe, Statistics, measure_statistics
+from ray_train.core.images import DTYPES, PREPARED_VERSION, ImageRecipe, Statistics, measure_statistics
 from ray_train.core.memory import choose_residency, room
 
 log = logging.getLogger(__name__)
@@ -68,24 +67,25 @@ def stamp_source(
     if residency == "host":
         if cache is None:
             raise ValueError("residency host needs a folder")
-        name = f"stamps-{prepared_identity(manifest, layout, recipe)}.npy"
-        return HostStamps(table, read_group, recipe, device, cache / name)
+        return HostStamps(table, read_group, recipe, device, prepared_file(manifest, layout, recipe, device, cache))
     kind = ResidentStamps if residency == "device" else StreamedStamps
     return kind(table, read_group, recipe, device)
 
 
-def prepared_identity(manifest: Manifest, layout: ImageLayout, recipe: ImageRecipe) -> str:
-    """What the prepared stamps of these rows depend on, as 16 hexadecimal digits: files, rows and recipe."""
+def prepared_file(
+    manifest: Manifest, layout: ImageLayout, recipe: ImageRecipe, device: torch.device, cache: Path
+) -> Path:
+    """The file of these rows' prepared stamps, named after what it depends on: files, rows, recipe, kind of device."""
     shards, order = np.unique(manifest.column("shard").astype(str), return_inverse=True)
     known = recipe.statistics
-    digest = hashlib.sha256(repr((recipe, layout)).encode())
+    digest = hashlib.sha256(repr((PREPARED_VERSION, device.type, recipe, layout)).encode())
     for uri in [storage.join(manifest.uri, shard) for shard in shards]:
         digest.update(repr(sorted(storage.version(uri).items())).encode())
     for values in (order, *(manifest.column(name) for name in ("cutout_id", "row_group", "row"))):
         digest.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
     for tensor in () if known is None else (known.mean, known.sigma):
         digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return cache / f"stamps-{digest.hexdigest()[:16]}.npy"
 
 
 def prepared_bytes(num_rows: int, layout: ImageLayout, recipe: ImageRecipe) -> int:
@@ -103,8 +103,15 @@ def residency_for(
     workers: int = 1,
 ) -> str:
     """The residency for all rows of a manifest, and a log line that says why."""
-    needed = prepared_bytes(len(manifest), layout, recipe)
-    chosen, reason = choose_residency(wanted, needed, room(device, cache), workers)
+    files = [prepared_file(manifest.split(split), layout, recipe, device, cache) for split in SPLITS]
+    chosen, reason = choose_residency(
+        wanted,
+        prepared_bytes(len(manifest), layout, recipe),
+        room(device, cache),
+        workers=workers,
+        shared=device.type == "cpu",
+        on_disk=sum(path.stat().st_size for path in files if path.exists()),
+    )
     log.info("residency=%s reason=%r", chosen, reason)
     return chosen
 
@@ -118,14 +125,30 @@ def statistics_of(manifest: Manifest, layout: ImageLayout, recipe: ImageRecipe) 
         raise InputError(f"images.normalisation {recipe.normalisation}: {error}.") from error
 
 
-@contextmanager
-def cache_folder(wanted: str | None) -> Iterator[Path]:
-    """The folder of prepared stamps: the user's, which stays, or a temporary one."""
+def cache_folder(wanted: str | None, run: str) -> Path:
+    """The folder of prepared stamps, made if needed: the user's, which stays, or one of this run alone.
+
+    The run's own lies beside its files, so that its workers share it and a resumed run finds it; for a run on S3 in the
+    temporary folder of the machine, under a name that follows from the run.
+
+    Raises
+    ------
+    InputError
+        It cannot be made, or is not on this machine.
+    """
+    if wanted is not None and "://" in wanted:
+        raise InputError(f"execution.cache {wanted} must be a folder of this machine: its files are mapped to memory.")
     if wanted is not None:
-        yield Path(wanted)
-        return
-    with tempfile.TemporaryDirectory(prefix="lensdata-stamps-") as folder:
-        yield Path(folder)
+        folder = Path(wanted)
+    elif storage.is_s3(run):
+        folder = Path(tempfile.gettempdir()) / f"lensdata-stamps-{hashlib.sha256(run.encode()).hexdigest()[:16]}"
+    else:
+        folder = storage.local_path(run) / "prepared"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"execution.cache {folder} cannot be made a folder ({error.strerror}).") from error
+    return folder
 
 
 def check_images(recipe: ImageRecipe, layout: ImageLayout) -> None:

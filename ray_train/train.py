@@ -21,11 +21,9 @@ import torch
 from lensdata import jobs, steps, storage, tables
 from lensdata.config.base import config_hash, dump_yaml
 from lensdata.config.training import TrainingConfig
-from lensdata.steps import JobFailed, JobRun, Outcome
+from lensdata.steps import JobRun, Outcome
 from ray_train import ray_environment
 from ray_train.context import LocalContext, choose_device, use_threads
-from ray_train.core.data import DataError
-from ray_train.core.loop import TrainingError
 from ray_train.run_folder import RunFolder
 from ray_train.trackers import build_trackers
 from ray_train.training import Plan, check_plan, recipe_of, run_training
@@ -69,11 +67,8 @@ def train_here(plan: Plan, config: TrainingConfig) -> None:
         fatal_health=config.health.fatal,
         trackers=build_trackers(config.trackers, folder, plan.config),
     )
-    try:
-        run_training(plan, context)
-        context.close()
-    except (TrainingError, DataError) as error:
-        raise JobFailed(str(error)) from error
+    run_training(plan, context)
+    context.close()
 
 
 def run_info(run: JobRun, folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:

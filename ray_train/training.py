@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from lensdata.config.training import TrainingConfig
 from lensdata.errors import InputError
 from lensdata.shards.layout import ImageLayout
 from lensdata.shards.manifests import SPLITS, Manifest, read_manifest, require_classes
+from lensdata.steps import JobFailed
 from ray_train.context import LocalContext
 from ray_train.core import state
 from ray_train.core.augment import Affine, MaskStage, Views
+from ray_train.core.data import DataError
 from ray_train.core.images import ImageRecipe, Statistics
-from ray_train.core.loop import fit
-from ray_train.core.memory import require_room
+from ray_train.core.loop import TrainingError, fit, load_partial
+from ray_train.core.memory import NoRoomError, require_room
 from ray_train.core.models import build_model
 from ray_train.core.models.weights import State, torchvision_weights
 from ray_train.core.predict import predict
@@ -193,7 +196,7 @@ def _state_dict(data: bytes, source: str) -> State:
             f"Weights {source} cannot be read as a PyTorch state_dict ({type(error).__name__})."
         ) from error
     if isinstance(values, dict) and isinstance(values.get("model"), dict):
-        values = values["model"]
+        values = state.weights(values) if "format_version" in values else values["model"]
     if not isinstance(values, dict) or not all(isinstance(value, torch.Tensor) for value in values.values()):
         raise InputError(f"Weights {source} hold no state_dict of tensors.")
     return values
@@ -212,9 +215,15 @@ def check_plan(plan: Plan) -> dict[str, Any]:
     layout = manifest.layout()
     check_trackers(config.trackers)
     images, network = image_recipe(config, layout), network_of(config, layout)
-    model = build_network(network, read_weights(config, plan.init_from))
+    folder = RunFolder(plan.output)
+    model = build_network(network, None if begun(folder) else read_weights(config, plan.init_from))
     shape = (network["in_channels"], *images.prepared_shape(layout.shape)[:2])
     _require_forward(model, config.model.arch, shape)
+    for stage in config.images.masking:
+        if 2 * stage.radius > min(shape[1:]):
+            raise InputError(
+                f"images.masking hides all of the stamp: radius {stage.radius:g} at {shape[1]} x {shape[2]} pixels."
+            )
     counts = {
         split: {"rows": len(part), "positive": int(part.column("label").sum())}
         for split in SPLITS
@@ -260,27 +269,38 @@ def _require_one_stamp(model: nn.Module, micro_batch: int, shape: tuple[int, int
     except ValueError as error:
         raise InputError(
             f"batch.micro_batch {micro_batch} leaves one stamp for the last micro-batch, of which BatchNorm can learn "
-            f"nothing in a network that shrinks {shape[1]} pixels to one: choose {micro_batch + 1}, or batch.drop_last=true."
+            f"nothing in a network that shrinks {shape[1]} pixels to one: choose another, or batch.drop_last=true."
         ) from error
 
 
 def run_training(plan: Plan, context: LocalContext) -> None:
-    """Train and score with the best checkpoint; every worker runs this."""
+    """Train and score with the best checkpoint; every worker runs this.
+
+    Raises
+    ------
+    InputError
+        The configuration does not suit the stamps or the machine.
+    JobFailed
+        Training stopped for a reason that a restart would meet again.
+    """
+    try:
+        _train_and_score(plan, context)
+    except NoRoomError as error:
+        raise InputError(f"{error}.") from error
+    except (TrainingError, DataError, state.CheckpointError) as error:
+        raise JobFailed(str(error)) from error
+
+
+def _train_and_score(plan: Plan, context: LocalContext) -> None:
     config = TrainingConfig.model_validate(plan.config)
     manifest = training_manifest(config, plan.manifest, plan.test_limit)
-    with cache_folder(config.execution.cache) as cache:
-        _train_and_score(config, plan, manifest, context, cache)
-
-
-def _train_and_score(
-    config: TrainingConfig, plan: Plan, manifest: Manifest, context: LocalContext, cache: Path
-) -> None:
-    layout = manifest.layout()
+    layout, device = manifest.layout(), context.device
     network = network_of(config, layout)
-    images = _with_statistics(image_recipe(config, layout), network, manifest, layout, context)
+    images = image_recipe(config, layout)
+    context.require_health(context.records())
+    cache = cache_folder(config.execution.cache, context.folder.uri)
     torch.manual_seed(config.seed)
-    model = build_network(network, read_weights(config, plan.init_from))
-    device = context.device
+    model = build_network(network, None if begun(context.folder) else read_weights(config, plan.init_from))
     residency = residency_for(
         config.execution.residency, manifest, layout, images, device, cache, workers=context.local_world
     )
@@ -289,6 +309,7 @@ def _train_and_score(
         micro_batch=config.batch.micro_batch, precision=config.precision, device=device,
         taken=prepared_bytes(len(manifest), layout, images) if residency == "device" else 0,
     )  # fmt: skip
+    images = _with_statistics(images, network, manifest, layout, context)
     context.facts = {
         "device": device.type,
         "threads": torch.get_num_threads(),
@@ -302,7 +323,8 @@ def _train_and_score(
     }
     diagnosis = Diagnosis(
         recipe=context.recipe, train=sources["train"], val=sources["val"], rows=manifest.split("val"),
-        groups=pixels_of(manifest.split("train")), device=device, rank=context.rank, world=context.world,
+        groups=pixels_of(manifest.split("train")), pairs=pairs_of(config.images.bands or layout.bands), device=device,
+        rank=context.rank, world=context.world,
     )  # fmt: skip
     fit(context.recipe, model, sources["train"], sources["val"], context, network, diagnosis)
     best = state.load(context.folder.checkpoint("best"), device)
@@ -314,6 +336,22 @@ def _train_and_score(
         if context.rank == 0:
             scores = score_table(manifest.split(split), logits, config, context.folder.run_id)
             write_scores(scores, context.folder.path("scores", "dataset", f"{split}.parquet"))
+    if config.execution.cache is None and context.local_rank == 0:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def begun(folder: RunFolder) -> bool:
+    """Whether a run has a checkpoint to go on from; its first weights do not matter any more."""
+    return bool(folder.records()) or folder.partial() is not None
+
+
+def pairs_of(bands: Sequence[str]) -> list[tuple[int, int]]:
+    """Planes that are a stamp and its control: g and g_ctrl.
+
+    >>> pairs_of(("g", "r", "g_ctrl", "r_ctrl"))
+    [(0, 2), (1, 3)]
+    """
+    return [(place, bands.index(f"{band}_ctrl")) for place, band in enumerate(bands) if f"{band}_ctrl" in bands]
 
 
 def pixels_of(manifest: Manifest) -> np.ndarray[Any, np.dtype[np.int64]] | None:
@@ -329,12 +367,10 @@ def _with_statistics(
     """The recipe with the figures it needs, which are kept with the network too."""
     if not images.needs_statistics:
         return images
-    data = context.partial_checkpoint() or (context.last_checkpoint() if context.records() else None)
-    if data is not None:
-        found = statistics_in(state.load(data)["network"])
-    else:
-        found = statistics_of(manifest.split("train"), layout, images)
-    assert found is not None
+    last = context.last_checkpoint() if context.records() else None
+    saved = load_partial(context) if last is None else state.load(last)
+    found = None if saved is None else statistics_in(saved["network"])
+    found = found or statistics_of(manifest.split("train"), layout, images)
     network["statistics"] = {"mean": found.mean, "sigma": found.sigma}
     return replace(images, statistics=found)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
@@ -31,6 +33,15 @@ def radial_profile(stamps: Floats) -> Floats:
     for number in range(len(counts)):
         sums[:, number] = flat[:, ring == number].sum(axis=1)
     return np.asarray((sums / counts[:, None]).reshape(len(stamps), -1))
+
+
+def pair_differences(stamps: Floats, pairs: Sequence[tuple[int, int]]) -> Floats:
+    """Of each pair of planes of prepared stamps (n, H, W, C): variances, and the mean of their difference (n, 3 * pairs)."""
+    features = []
+    for one, two in pairs:
+        stamp, control = (stamps[..., plane].reshape(len(stamps), -1).astype(np.float64) for plane in (one, two))
+        features += [stamp.var(axis=1), control.var(axis=1), (stamp - control).mean(axis=1)]
+    return np.stack(features, axis=1)
 
 
 def linear_auc(

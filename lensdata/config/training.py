@@ -58,6 +58,15 @@ class ImagesConfig(Config):
         default=(), description="stages of core masking in training, each from its epoch on; empty: none (R-P5)"
     )
 
+    @model_validator(mode="after")
+    def _nothing_is_named_twice(self) -> ImagesConfig:
+        if self.bands is not None and len(set(self.bands)) < len(self.bands):
+            raise ValueError(f"images.bands names a band twice: {', '.join(self.bands)}")
+        starts = [stage.from_epoch for stage in self.masking]
+        if len(set(starts)) < len(starts):
+            raise ValueError(f"two stages of images.masking begin at one epoch: from_epoch is {starts}")
+        return self
+
 
 class DataConfig(Config):
     """Which rows are used and in which order (R-T8)."""
@@ -143,8 +152,10 @@ class EarlyStoppingConfig(Config):
 class CheckpointsConfig(Config):
     """Which epochs are kept (R-T5)."""
 
-    keep_every: int = Field(default=10, ge=1, description="every n-th epoch is kept, besides best and latest")
-    every_steps: int = Field(
+    keep_every: Annotated[int, UNHASHED] = Field(
+        default=10, ge=1, description="every n-th epoch is kept, besides best and latest"
+    )
+    every_steps: Annotated[int, UNHASHED] = Field(
         default=0, ge=0, description="optimizer steps between saves inside an epoch; 0: only its end"
     )
     monitor: Literal["val_auc", "val_loss"] = Field(default="val_auc", description="what makes an epoch the best")
@@ -153,7 +164,7 @@ class CheckpointsConfig(Config):
 class TrackersConfig(Config):
     """Where curves go besides metrics.jsonl (R-T7)."""
 
-    tensorboard: bool = Field(default=True, description="write event files into the run folder")
+    tensorboard: Annotated[bool, UNHASHED] = Field(default=True, description="write event files into the run folder")
     wandb: Annotated[str | None, UNHASHED] = Field(default=None, description="Weights & Biases project; null: none")
     wandb_mode: Annotated[Literal["online", "offline"], UNHASHED] = Field(
         default="online", description="offline: kept in the run folder"
@@ -165,7 +176,7 @@ class TrackersConfig(Config):
 class HealthConfig(Config):
     """Checks of the curves (R-T9)."""
 
-    fatal: bool = Field(default=False, description="a FAIL ends the run")
+    fatal: Annotated[bool, UNHASHED] = Field(default=False, description="a FAIL ends the run")
 
 
 class ExecutionConfig(Config):
@@ -207,6 +218,13 @@ class TrainingConfig(Config):
     trackers: TrackersConfig = TrackersConfig()
     health: HealthConfig = HealthConfig()
     execution: ExecutionConfig = ExecutionConfig()
+
+    @model_validator(mode="after")
+    def _stages_are_reached(self) -> TrainingConfig:
+        late = [stage.from_epoch for stage in self.images.masking if stage.from_epoch >= self.epochs]
+        if late:
+            raise ValueError(f"a stage of images.masking begins at epoch {late[0]}, but there are {self.epochs} epochs")
+        return self
 
     @model_validator(mode="after")
     def _workers_have_work(self) -> TrainingConfig:

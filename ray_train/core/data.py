@@ -128,6 +128,8 @@ class HostStamps:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one worker writes, the others wait for it
+            for leftover in path.parent.glob(f".{path.name}.*"):  # of a writer that was killed
+                leftover.unlink()
             if not path.exists():
                 _write_prepared(path, _prepared(table, read_group, recipe, device), len(table))
         mapped = np.load(path, mmap_mode="c")  # torch wants memory that may be written to; nobody does

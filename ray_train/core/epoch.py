@@ -48,6 +48,8 @@ class EpochLog:
         self._rows = self._checked = 0
         self._waited = self._seconds_before = 0.0
         self._started = self._told = time.perf_counter()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
     def waiting(self, items: Iterable[T]) -> Iterator[T]:
         """The same items; the time until each comes counts as waiting for data."""
@@ -112,6 +114,8 @@ class EpochLog:
         losses, norms, stem = self._figures().double().cpu().numpy().T
         seconds = self._seconds()
         weights = np.maximum(self._window_weights, 1e-30)  # an average needs some weight
+        stepped = np.isfinite(norms)  # with fp16 an infinite gradient is left out, and only lowers the scale
+        norms, stem = (values[stepped] if stepped.any() else np.zeros(1) for values in (norms, stem))
         return {
             "epoch": self._epoch,
             "lr": lr,
@@ -120,6 +124,7 @@ class EpochLog:
             "grad_norm_max": float(norms.max()),
             "stem_grad_norm_mean": float(stem.mean()),
             "steps": len(self._results),
+            "steps_skipped": int(np.sum(~stepped)),
             "train_rows": rows,
             "seconds": seconds,
             "images_per_second": rows / seconds,

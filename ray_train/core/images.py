@@ -21,6 +21,7 @@ RAW_ROBUST_CLIP = (-10.0, 10.0)
 PER_SAMPLE_CLIP = (-5.0, 20.0)
 LANUSSE_CLIP = (-250.0, 250.0)  # sigma; Metcalf et al. 2019 (arXiv:1802.03609), on CMU DeepLens
 MAD_TO_SIGMA = 1.4826  # R-P2; raw_robust has no such factor
+PREPARED_VERSION = 1  # raised whenever a prepared pixel changes: files of prepared stamps outlive a run
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -75,7 +76,7 @@ class ImageRecipe:
         Returns
         -------
         Tensor
-            (N, C, h, w) of `dtype` in channels_last memory, no NaN.
+            (N, C, h, w) of `dtype` in channels_last memory, all finite.
         """
         x = stamps_NHWC.permute(0, 3, 1, 2)  # NHWC permuted to NCHW is channels_last: no copy
         x = (x if self.planes is None else x[:, list(self.planes)]).float()
@@ -84,7 +85,10 @@ class ImageRecipe:
             x = crop_centre(how.apply(x, self.statistics), self.crop)
         else:
             x = how.apply(crop_centre(x, self.crop), self.statistics)
-        return x.to(DTYPES[self.dtype]).contiguous(memory_format=torch.channels_last)
+        dtype = DTYPES[self.dtype]
+        largest = torch.finfo(dtype).max
+        x = torch.nan_to_num(x, nan=0.0).clamp(-largest, largest)  # whatever the stamp held, the network sees numbers
+        return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
     @property
     def needs_statistics(self) -> bool:

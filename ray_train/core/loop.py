@@ -156,7 +156,7 @@ def train_epoch(trainer: Trainer, epoch: int, progress: dict[str, Any] | None = 
     if progress is not None:
         done.resume(progress, context.rank)
         first = int(progress["step"])
-    micro = done.waiting(_micro(trainer, epoch, order, [piece for step in steps[first:] for piece in step]))
+    micro = _micro(trainer, epoch, order, [piece for step in steps[first:] for piece in step], done)
     trainer.model.train()
     for index, step in enumerate(steps[first:], start=first):
         state.seed_generators(recipe.seed, epoch, index, context.rank)
@@ -169,6 +169,7 @@ def train_epoch(trainer: Trainer, epoch: int, progress: dict[str, Any] | None = 
         done.add(result, window_weight, rows=sum(stop - start for start, stop in step))
         if recipe.every_steps and (index + 1) % recipe.every_steps == 0 and index + 1 < len(steps):
             so_far = done.progress()
+            _share_statistics(trainer)  # whoever goes on from here has those of worker 0 everywhere
             if context.rank == 0:
                 context.keep_partial(_checkpoint(trainer, epoch, so_far))
     return done.record(lr)
@@ -177,9 +178,7 @@ def train_epoch(trainer: Trainer, epoch: int, progress: dict[str, Any] | None = 
 def validate(trainer: Trainer) -> tuple[Record, np.ndarray[Any, np.dtype[np.float32]]]:
     """Every validation stamp once; its part of the record, and the logits."""
     started = time.perf_counter()
-    _share_buffers(trainer.model, trainer.context)
-    if trainer.average is not None:
-        _share_buffers(trainer.judged, trainer.context)
+    _share_statistics(trainer)
     table = trainer.val.table
     logits = predict(
         trainer.judged,
@@ -230,8 +229,7 @@ def _blank(source: StampSource, dtype: torch.dtype) -> torch.Tensor:
 def _restore(trainer: Trainer, records: list[Record]) -> dict[str, Any] | None:
     """Go back to the latest checkpoint; returns how far it is inside an epoch."""
     data = trainer.context.last_checkpoint() if records else None
-    partial = trainer.context.partial_checkpoint()
-    saved = state.load(partial, trainer.context.device) if partial is not None else None
+    saved = load_partial(trainer.context)
     if saved is None or saved["epoch"] != len(records):  # left from an epoch that was finished
         if data is None:
             return None
@@ -248,6 +246,16 @@ def _restore(trainer: Trainer, records: list[Record]) -> dict[str, Any] | None:
     progress: dict[str, Any] | None = saved["progress"]
     log.info("resumed epoch=%d step=%d", len(records), progress["step"] if progress else 0)
     return progress
+
+
+def load_partial(context: RunContext) -> dict[str, Any] | None:
+    """The checkpoint inside an epoch; None if there is none, or it cannot be read: then the epoch is begun again."""
+    data = context.partial_checkpoint()
+    try:
+        return state.load(data, context.device) if data is not None else None
+    except state.CheckpointError as error:
+        log.warning("checkpoint inside an epoch is left out reason=%r", str(error))
+        return None
 
 
 def _checkpoint(trainer: Trainer, epoch: int, progress: dict[str, Any] | None = None) -> bytes:
@@ -274,7 +282,9 @@ def _stops(recipe: Recipe, records: list[Record]) -> bool:
     return stops
 
 
-def _micro(trainer: Trainer, epoch: int, order: EpochOrder, slices: list[tuple[int, int]]) -> Iterator[MicroBatch]:
+def _micro(
+    trainer: Trainer, epoch: int, order: EpochOrder, slices: list[tuple[int, int]], done: EpochLog
+) -> Iterator[MicroBatch]:
     """This worker's micro-batches of an epoch: augmented stamps, smoothed labels, weights."""
     recipe, table, device = trainer.recipe, trainer.train.table, trainer.context.device
     dtype = next(trainer.model.parameters()).dtype
@@ -283,7 +293,7 @@ def _micro(trainer: Trainer, epoch: int, order: EpochOrder, slices: list[tuple[i
     targets = torch.from_numpy(table.labels).to(device, dtype)
     targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
     weights = torch.from_numpy(_loss_weights(recipe, table)).to(device, dtype)
-    for (start, stop), images in zip(slices, trainer.train.batches(order, slices), strict=True):
+    for (start, stop), images in zip(slices, done.waiting(trainer.train.batches(order, slices)), strict=True):
         index = rows[start:stop]
         view = augment(images, recipe.views, seed=recipe.seed, epoch=epoch, cutout_ids=ids[index], indices=index)
         yield MicroBatch(view.to(dtype).contiguous(memory_format=torch.channels_last), targets[index], weights[index])
@@ -293,7 +303,13 @@ def _loss_weights(recipe: Recipe, table: StampTable) -> np.ndarray[Any, np.dtype
     return table.weights if recipe.weighted else np.ones(len(table), np.float32)
 
 
-def _share_buffers(model: nn.Module, context: RunContext) -> None:
-    if context.world > 1:
-        for buffer in model.buffers():
+def _share_statistics(trainer: Trainer) -> None:
+    """The workers' mean of BatchNorm's statistics: each saw only its own micro-batches."""
+    world = trainer.context.world
+    networks = [trainer.model] if trainer.average is None else [trainer.model, trainer.average.model]
+    for buffer in (buffer for network in networks if world > 1 for buffer in network.buffers()):
+        if buffer.is_floating_point():
+            distributed.all_reduce(buffer)
+            buffer /= world
+        else:
             distributed.broadcast(buffer, src=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ DISK_SHARE = 0.9
 STATE_COPIES = 4  # per weight: itself, its gradient, and two figures of AdamW, float32
 WORKSPACE = 1.3  # activations at their peak over those that are kept: temporary results and cuDNN's workspaces
 GIB = 2**30
+
+
+class NoRoomError(DataError):
+    """What was asked for does not fit: other settings are needed."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,9 @@ def room(device: torch.device, cache: Path) -> Room:
     return Room(on_device, host, int(DISK_SHARE * shutil.disk_usage(existing).free))
 
 
-def choose_residency(wanted: str, needed: int, free: Room, workers: int = 1) -> tuple[str, str]:
+def choose_residency(
+    wanted: str, needed: int, free: Room, *, workers: int = 1, shared: bool = False, on_disk: int = 0
+) -> tuple[str, str]:
     """Where prepared stamps wait, and why in a few words.
 
     Parameters
@@ -59,14 +66,21 @@ def choose_residency(wanted: str, needed: int, free: Room, workers: int = 1) -> 
         Bytes of all prepared stamps.
     workers
         On this machine: each has its own copy on its device, all share one file.
+    shared
+        The workers' device is the machine's memory, as on a CPU.
+    on_disk
+        Bytes that lie in the file already, from a run before.
 
     Raises
     ------
-    DataError
+    NoRoomError
         What was asked for does not fit.
     """
-    per_device = needed * workers if free.device == free.host else needed  # without a GPU the workers share the memory
-    fits = {"device": per_device <= free.device, "host": needed <= min(free.host, free.disk), "stream": True}
+    fits = {
+        "device": needed * (workers if shared else 1) <= free.device,
+        "host": needed <= free.host and needed - on_disk <= free.disk,
+        "stream": True,
+    }
     reason = (
         f"prepared stamps take {needed / GIB:.2f} GiB; {free.device / GIB:.2f} GiB may be used on the device, "
         f"{free.host / GIB:.2f} GiB in memory, {free.disk / GIB:.2f} GiB on disk"
@@ -75,7 +89,7 @@ def choose_residency(wanted: str, needed: int, free: Room, workers: int = 1) -> 
         return next(name for name in RESIDENCIES if fits[name]), reason
     if not fits[wanted]:
         others = " or ".join(name for name in RESIDENCIES if fits[name])
-        raise DataError(f"residency {wanted} does not fit: {reason}; use residency {others}")
+        raise NoRoomError(f"residency {wanted} does not fit: {reason}; use residency {others}")
     return wanted, reason
 
 
@@ -95,7 +109,7 @@ def require_room(
 
     Raises
     ------
-    DataError
+    NoRoomError
         Says what is needed, what is free, and the largest micro-batch that fits.
     """
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
@@ -110,14 +124,26 @@ def require_room(
         if largest >= 1
         else "not even one stamp fits beside what is held"
     )
-    raise DataError(
+    raise NoRoomError(
         f"batch.micro_batch {micro_batch} needs about {micro_batch * per_stamp / GIB:.1f} GiB for activations, "
         f"{max(left, 0) / GIB:.1f} GiB are free on {device.type}; {advice} (raise batch.accumulation to keep the window)"
     )
 
 
 def free_host_bytes() -> int:
-    """Memory that the operating system can give."""
-    with Path("/proc/meminfo").open() as lines:
-        values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return 1024 * values["MemAvailable"]
+    """Memory that this process can still have: the operating system's, or the rest of its container's."""
+    try:
+        with Path("/proc/meminfo").open() as lines:
+            values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        free = 1024 * values["MemAvailable"]
+    except (OSError, KeyError):  # not Linux: half of what is built in
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
+    return free if limit is None or used is None else max(0, min(free, limit - used))
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such limit, or "max"
+        return None

@@ -28,10 +28,11 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 
 def cross_entropy(labels: npt.ArrayLike, logits: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
-    """Mean binary cross-entropy of logits, in float64 and without overflow."""
+    """Mean binary cross-entropy of logits, in float64 and without overflow; NaN without weight."""
     y, z = np.asarray(labels, np.float64), np.asarray(logits, np.float64)
     losses = np.logaddexp(0.0, z) - y * z
-    return float(np.average(losses, weights=None if weights is None else np.asarray(weights, np.float64)))
+    share = np.ones_like(losses) if weights is None else np.asarray(weights, np.float64)
+    return float((losses * share).sum() / share.sum()) if share.sum() else float("nan")
 
 
 def class_accuracy(labels: npt.ArrayLike, logits: npt.ArrayLike) -> tuple[float, float]:

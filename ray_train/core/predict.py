@@ -9,6 +9,8 @@ from torch import distributed, nn
 
 from ray_train.core.data import DataError, StampSource
 
+NAMED_STAMPS = 8
+
 
 def predict(
     model: nn.Module, source: StampSource, *, batch: int, device: torch.device, rank: int = 0, world: int = 1
@@ -27,7 +29,7 @@ def predict(
     Raises
     ------
     DataError
-        A stamp was not scored exactly once.
+        A stamp was not scored exactly once, or its logit is not a number: that would rank above all others.
     """
     num_rows = len(source.table)
     slices = [(start, min(start + batch, num_rows)) for start in range(0, num_rows, batch)][rank::world]
@@ -45,4 +47,9 @@ def predict(
         distributed.all_reduce(seen)
     if not bool((seen == 1).all()):
         raise DataError(f"{int((seen != 1).sum())} of {num_rows} stamps were not scored exactly once")
-    return logits.cpu().numpy()
+    found = logits.cpu().numpy()
+    bad = np.flatnonzero(~np.isfinite(found))
+    if len(bad):
+        ids = ", ".join(str(key) for key in source.table.cutout_ids[bad[:NAMED_STAMPS]])
+        raise DataError(f"{len(bad)} of {num_rows} logits are not numbers, the first of cutout_id {ids}")
+    return found

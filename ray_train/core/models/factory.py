@@ -6,11 +6,10 @@ import difflib
 from collections.abc import Callable
 from types import ModuleType
 
-import torch
 from torch import nn
 
 from ray_train.core.models.shielded import PRESETS, shielded_resnet
-from ray_train.core.models.weights import State, adapt_first_convolution, load_pretrained
+from ray_train.core.models.weights import State, load_pretrained
 from ray_train.core.torchvision_compat import torchvision
 
 TIMM_PREFIX = "timm:"
@@ -123,8 +122,8 @@ def _with_planes(model: nn.Module, in_channels: int) -> nn.Module:
         old.padding,
         bias=old.bias is not None,
     )
-    with torch.no_grad():  # the spread that the old weights had, for the new number of planes
-        new.weight.copy_(adapt_first_convolution(old.weight, in_channels))
+    # torchvision's own rule for both networks; the default of Conv2d is another
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, new)
     return model

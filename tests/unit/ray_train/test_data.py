@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ray_train.core.data import DataError, HostStamps, ResidentStamps, StampTable, StreamedStamps, read_ahead
 from ray_train.core.images import ImageRecipe
-from ray_train.core.memory import GIB, Room, choose_residency, require_room
+from ray_train.core.memory import GIB, NoRoomError, Room, choose_residency, require_room
 from ray_train.core.order import epoch_order, micro_batches
 
 CPU = torch.device("cpu")
@@ -156,8 +156,8 @@ def test_residency_goes_by_bytes() -> None:
     assert choose_residency("auto", 60 * GIB, gpu)[0] == "stream"
     assert choose_residency("stream", 1, gpu)[0] == "stream"
     cpu = Room(device=10 * GIB, host=10 * GIB, disk=50 * GIB)
-    assert choose_residency("auto", 9 * GIB, cpu)[0] == "device"
-    assert choose_residency("auto", 9 * GIB, cpu, workers=2)[0] == "host"  # each would have its own copy
+    assert choose_residency("auto", 9 * GIB, cpu, shared=True)[0] == "device"
+    assert choose_residency("auto", 9 * GIB, cpu, workers=2, shared=True)[0] == "host"  # each would have its own copy
     with pytest.raises(
         DataError, match="residency device does not fit: prepared stamps take 11.00 GiB.*use residency host or stream"
     ):
@@ -174,5 +174,5 @@ def test_a_micro_batch_without_room_is_refused_with_the_one_that_fits(monkeypatc
     monkeypatch.setattr("ray_train.core.memory.free_host_bytes", lambda: int(100.5 * per_stamp + 3 * weights + 4096))
     options = {"in_channels": 3, "size": 32, "precision": "fp32", "device": CPU, "taken": 4096}
     require_room(model, micro_batch=100, **options)
-    with pytest.raises(DataError, match="micro_batch 101 needs .* the largest micro-batch that fits is 100 "):
+    with pytest.raises(NoRoomError, match="micro_batch 101 needs .* the largest micro-batch that fits is 100 "):
         require_room(model, micro_batch=101, **options)

@@ -12,6 +12,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from lensdata.errors import InputError
 from lensdata.shards.manifests import Manifest
 from ray_train.core.augment import MaskStage, Views
 from ray_train.core.data import ResidentStamps, StampTable, StreamedStamps
@@ -59,7 +60,7 @@ def test_a_planted_core_is_found_before_training_and_hidden_by_a_mask(
     val, labels = cored(120)
     diagnosis = Diagnosis(
         recipe=recipe(views=masked), train=train, val=val, rows=manifest(label=labels.astype(np.int8)), groups=None,
-        device=CPU, rank=0, world=1,
+        pairs=[], device=CPU, rank=0, world=1,
     )  # fmt: skip
     model = CentralBrightness()
     logits = model(val.batches(val.table.in_order(), [(0, 120)]).__next__()).detach().numpy()[:, 0]
@@ -129,3 +130,26 @@ def test_health_grades_what_was_measured() -> None:
     assert graded({"theta_e_auc": falling}) == {
         "theta_e_spread": "FAIL", "theta_e_worst": "FAIL", "theta_e_rises": "WARN",
     }  # fmt: skip
+
+
+def test_pairs_of_equal_planes_are_refused_as_the_only_negatives(recipe: Callable[..., Recipe]) -> None:
+    random = np.random.default_rng(1)
+    hosts = random.normal(size=(200, 21, 21, 3)).astype(np.float32)
+    labels = (np.arange(200) % 2).astype(np.float32)
+    stamps = hosts + np.where(labels == 1, 0.3, 0.0)[:, None, None, None].astype(np.float32)
+    row = np.arange(200)
+    table = StampTable(row, labels, np.ones(200, np.float32), row // 50, row % 50)
+
+    def gates_of(controls: np.ndarray) -> dict[str, Any]:
+        pairs = np.concatenate([stamps, controls], axis=3)
+        source = ResidentStamps(table, lambda group: pairs[group * 50 : group * 50 + 50], PLAIN, CPU)
+        diagnosis = Diagnosis(
+            recipe=recipe(), train=source, val=source, rows=manifest(label=labels.astype(np.int8)), groups=None,
+            pairs=[(0, 3), (1, 4), (2, 5)], device=CPU, rank=0, world=1,
+        )  # fmt: skip
+        return diagnosis.before(0)
+
+    with pytest.raises(InputError, match="are equal to their controls"):
+        gates_of(hosts)
+    found = gates_of(random.normal(size=hosts.shape).astype(np.float32))
+    assert found["paired_lr_auc"] > 0.95  # a brighter stamp is seen in the mean of the difference

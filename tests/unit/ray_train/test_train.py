@@ -135,6 +135,7 @@ def test_stamps_and_their_controls_train_a_network_of_six_planes(tmp_path: Path)
     hosts = random.normal(size=(60, 16, 16, 3)).astype(np.float32)
     stamps = hosts.copy()
     stamps[::3, 5:12, 11] += 3
+    stamps[1::3], stamps[2::3] = random.normal(size=(2, 20, 16, 16, 3))  # matched hosts: none is its own control
     np.savez(
         tmp_path / "pairs.npz",
         images=np.concatenate([stamps, hosts], axis=3),
@@ -276,6 +277,15 @@ def test_folds_can_be_held_out_in_turn(tmp_path: Path, arc_manifest: Manifest) -
             ("model.weights=torchvision", "model.weights_sha256=abc"),
             "torchvision's own weights are checked by their name",
         ),
+        (("images.bands=[g,g]",), "images.bands names a band twice: g, g"),
+        (
+            ("images.masking=[{radius: 9, probability: 1}]",),
+            "images.masking hides all of the stamp: radius 9 at 15 x 15",
+        ),
+        (("images.masking=[{radius: 3, probability: 1, from_epoch: 7}]",), "begins at epoch 7, but there are 2 epochs"),
+        (("execution.cache=s3://bucket/x",), "must be a folder of this machine"),
+        (("execution.cache=/dev/null/x",), "execution.cache /dev/null/x cannot be made a folder"),
+        (("batch.micro_batch=100000000",), "batch.micro_batch 100000000 needs about"),
         (("images.affine.zoom=[1.1,0.9]",), "is no range of positive factors, lowest first"),
         (("execution.residency=hots",), "execution.residency"),
         (("optimizer.momentun=1",), "did you mean 'optimizer.momentum'"),
@@ -293,6 +303,37 @@ def test_mistakes_are_found_before_training_in_one_sentence(
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_fatal_health_check_ends_the_resumed_run_too(
+    tmp_path: Path, arc_manifest: Manifest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_train.core.health.AUC_TARGET", 1.1)
+    monkeypatch.setattr("ray_train.core.health.AUC_TARGET_EPOCH", 0)
+    manifest = arc_manifest()
+    for _ in range(2):
+        assert run(tmp_path / "run", manifest, "epochs=1", "health.fatal=true") == 1
+        assert "health check val_auc failed" in capsys.readouterr().err
+    assert run(tmp_path / "run", manifest, "epochs=1", "health.fatal=false") == 0
+
+
+def test_a_broken_save_inside_an_epoch_is_left_out(tmp_path: Path, arc_manifest: Manifest) -> None:
+    manifest, folder, whole = arc_manifest(), tmp_path / "run", tmp_path / "whole"
+    settings = ("epochs=2", "checkpoints.every_steps=1")
+    assert run(whole, manifest, *settings) == 0
+    line = ["--output", str(folder), f"inputs.manifest={manifest}", *SMALL, *settings]
+    assert subprocess.run([sys.executable, "-c", KILLED, "7", *line], check=False).returncode == -9
+    path = folder / "checkpoints" / "inside_epoch.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert run(folder, manifest, *settings) == 0
+    ours, theirs = weights(folder, "epoch_001"), weights(whole, "epoch_001")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_files_of_prepared_stamps_are_the_runs_own_and_go_with_it(tmp_path: Path, arc_manifest: Manifest) -> None:
+    manifest = arc_manifest()
+    assert run(tmp_path / "run", manifest, "execution.residency=host", "epochs=1") == 0
+    assert not (tmp_path / "run" / "prepared").exists()
 
 
 def test_a_manifest_without_the_class_is_refused(
