@@ -131,7 +131,7 @@ def _micro(setup: Setup, source: StampSource) -> Iterator[MicroBatch]:
 
 
 def stamps(rows: int, device: torch.device, *, keep: bool = True) -> tuple[StampTable, Callable[[int], np.ndarray]]:
-    """Sky noise with a galaxy, in nanomaggies, drawn on the device; row groups of 128, kept in the machine's memory or drawn anew."""
+    """Sky noise with a galaxy, in nanomaggies, drawn on the device; row groups of 128, kept in memory or drawn anew."""
     ring = torch.arange(101.0, device=device) - 50
     galaxy = torch.exp(-torch.hypot(*torch.meshgrid(ring, ring, indexing="ij")) / 4)[None, :, :, None]
 
