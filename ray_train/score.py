@@ -28,9 +28,10 @@ from ray_train.context import choose_device, use_threads
 from ray_train.core import state
 from ray_train.core.images import ImageRecipe
 from ray_train.core.predict import predict
+from ray_train.networks import build_network, statistics_in
 from ray_train.run_folder import RunFolder
 from ray_train.stamps import stamp_source
-from ray_train.training import build_network, image_recipe, score_table, statistics_in, write_scores
+from ray_train.training import image_recipe, score_table, write_scores
 
 log = logging.getLogger(__name__)
 

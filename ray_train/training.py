@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import nn
 
 from lensdata import storage, tables
 from lensdata.config.training import TrainingConfig
@@ -28,19 +26,23 @@ from ray_train.core.data import DataError
 from ray_train.core.images import ImageRecipe, Statistics
 from ray_train.core.loop import TrainingError, fit, load_partial
 from ray_train.core.memory import NoRoomError, require_room
-from ray_train.core.models import build_model
-from ray_train.core.models.weights import State, torchvision_weights
 from ray_train.core.predict import predict
 from ray_train.core.recipe import Recipe
 from ray_train.core.schedule import Schedule
 from ray_train.diagnostics import Diagnosis
+from ray_train.networks import (
+    build_network,
+    network_of,
+    read_weights,
+    require_forward,
+    require_one_stamp,
+    statistics_in,
+)
 from ray_train.run_folder import RunFolder
 from ray_train.stamps import cache_folder, check_images, prepared_bytes, residency_for, stamp_source, statistics_of
 from ray_train.trackers import check_trackers
 
 log = logging.getLogger(__name__)
-
-TORCHVISION = "torchvision"  # as model.weights: its own ImageNet weights
 
 
 @dataclass(frozen=True)
@@ -140,68 +142,6 @@ def hold_out_fold(manifest: Manifest, fold: int) -> Manifest:
     return Manifest(manifest.uri, manifest.table.set_column(index, "split", pa.array(split)))
 
 
-def network_of(config: TrainingConfig, layout: ImageLayout) -> dict[str, Any]:
-    """Everything that `build_network` needs, kept in every checkpoint."""
-    return {
-        "arch": config.model.arch,
-        "in_channels": len(config.images.bands or layout.bands),
-        "dropout": config.model.dropout,
-        "preset": config.model.preset,
-        "bands": list(layout.bands),
-        "unit": layout.unit,
-        "statistics": None,
-    }
-
-
-def build_network(network: dict[str, Any], weights: State | None = None) -> nn.Module:
-    """The network; its options are errors for the user."""
-    try:
-        return build_model(
-            network["arch"],
-            network["in_channels"],
-            dropout=network["dropout"],
-            preset=network["preset"],
-            weights=weights,
-        )
-    except ValueError as error:
-        raise InputError(f"model: {error}.") from error
-
-
-def read_weights(config: TrainingConfig, init_from: str | None) -> State | None:
-    """Weights to start from: a run's best checkpoint, a checkpoint or a state_dict file; None for random ones."""
-    source = init_from or config.model.weights
-    if source is None:
-        return None
-    if source == TORCHVISION and not init_from:
-        try:
-            return torchvision_weights(config.model.arch)
-        except ValueError as error:
-            raise InputError(f"model.weights: {error}.") from error
-    if storage.is_folder(source):
-        return state.weights(state.load(RunFolder(source).checkpoint("best")))
-    data = storage.read_bytes(source)
-    digest = hashlib.sha256(data).hexdigest()
-    if config.model.weights_sha256 not in (None, digest) and not init_from:
-        raise InputError(f"Weights {source} have SHA-256 {digest}, expected {config.model.weights_sha256}.")
-    return _state_dict(data, source)
-
-
-def _state_dict(data: bytes, source: str) -> State:
-    import io
-
-    try:
-        values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for a broken file
-        raise InputError(
-            f"Weights {source} cannot be read as a PyTorch state_dict ({type(error).__name__})."
-        ) from error
-    if isinstance(values, dict) and isinstance(values.get("model"), dict):
-        values = state.weights(values) if "format_version" in values else values["model"]
-    if not isinstance(values, dict) or not all(isinstance(value, torch.Tensor) for value in values.values()):
-        raise InputError(f"Weights {source} hold no state_dict of tensors.")
-    return values
-
-
 def check_plan(plan: Plan) -> dict[str, Any]:
     """Everything that can be wrong before a worker starts; returns facts for `run_info.json`.
 
@@ -218,7 +158,7 @@ def check_plan(plan: Plan) -> dict[str, Any]:
     folder = RunFolder(plan.output)
     model = build_network(network, None if begun(folder) else read_weights(config, plan.init_from))
     shape = (network["in_channels"], *images.prepared_shape(layout.shape)[:2])
-    _require_forward(model, config.model.arch, shape)
+    require_forward(model, config.model.arch, shape)
     for stage in config.images.masking:
         if 2 * stage.radius > min(shape[1:]):
             raise InputError(
@@ -232,7 +172,7 @@ def check_plan(plan: Plan) -> dict[str, Any]:
     window = config.batch.micro_batch * config.batch.accumulation
     rows = counts["train"]["rows"]
     if not config.batch.drop_last and rows % window % config.batch.micro_batch == 1:
-        _require_one_stamp(model, config.batch.micro_batch, shape)
+        require_one_stamp(model, config.batch.micro_batch, shape)
     if config.batch.drop_last and rows < window:
         raise InputError(f"batch.drop_last leaves nothing: {rows} training rows, windows of {window}.")
     return {
@@ -245,32 +185,6 @@ def check_plan(plan: Plan) -> dict[str, Any]:
             "unit": layout.unit,
         },
     }
-
-
-def _require_forward(model: nn.Module, arch: str, shape: tuple[int, int, int]) -> None:
-    """Refuse a network that does not take stamps of this shape (C, h, w), with its own words for why."""
-    try:
-        with torch.inference_mode():
-            output = model.eval()(torch.zeros(1, *shape))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(
-            f"model.arch {arch} does not take stamps of {' x '.join(map(str, shape))}: {reason}."
-        ) from error
-    if output.shape != (1, 1):
-        raise InputError(f"model.arch {arch} gives {tuple(output.shape[1:])} numbers per stamp, expected one logit.")
-
-
-def _require_one_stamp(model: nn.Module, micro_batch: int, shape: tuple[int, int, int]) -> None:
-    """The last micro-batch of an epoch has one stamp: where the network shrinks that to one pixel, BatchNorm fails."""
-    try:
-        with torch.inference_mode():
-            model.train()(torch.zeros(1, *shape))
-    except ValueError as error:
-        raise InputError(
-            f"batch.micro_batch {micro_batch} leaves one stamp for the last micro-batch, of which BatchNorm can learn "
-            f"nothing in a network that shrinks {shape[1]} pixels to one: choose another, or batch.drop_last=true."
-        ) from error
 
 
 def run_training(plan: Plan, context: LocalContext) -> None:
@@ -373,12 +287,6 @@ def _with_statistics(
     found = found or statistics_of(manifest.split("train"), layout, images)
     network["statistics"] = {"mean": found.mean, "sigma": found.sigma}
     return replace(images, statistics=found)
-
-
-def statistics_in(network: dict[str, Any]) -> Statistics | None:
-    """Figures of the training split that a checkpoint keeps."""
-    kept = network["statistics"]
-    return None if kept is None else Statistics(kept["mean"].cpu(), kept["sigma"].cpu())
 
 
 def score_table(manifest: Manifest, logits: np.ndarray[Any, Any], config: TrainingConfig, run_id: str) -> pa.Table:
