@@ -87,7 +87,10 @@ class ImageRecipe:
             x = how.apply(crop_centre(x, self.crop), self.statistics)
         dtype = DTYPES[self.dtype]
         largest = torch.finfo(dtype).max
-        x = torch.nan_to_num(x, nan=0.0).clamp(-largest, largest)  # whatever the stamp held, the network sees numbers
+        # Whatever the stamp held, the network sees numbers. In place: every normalisation makes a tensor of its own.
+        torch.nan_to_num_(x, nan=0.0, posinf=largest, neginf=-largest)
+        if dtype != x.dtype:
+            x.clamp_(-largest, largest)
         return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
     @property
