@@ -408,3 +408,29 @@ def test_ray_train_gives_the_same_weights_as_the_bare_loop(tmp_path: Path, arc_m
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert not (tmp_path / "ray" / "ray").exists()
     shutil.rmtree(tmp_path / "ray")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_workers_of_ray_meet_is_one_sentence_and_no_restart_is_wasted(tmp_path: Path) -> None:
+    """Each worker finds it alone, so that one which only returned would leave the other waiting."""
+    from lensdata.shards import importing
+
+    images = np.random.default_rng(0).normal(size=(60, 16, 16, 3)).astype(np.float32)
+    images[..., 2] = 5
+    np.savez(tmp_path / "stamps.npz", images=images, label=(np.arange(60) % 3 == 0).astype(int))
+    out = ["--output", str(tmp_path / "stamps"), f"inputs.stamps={tmp_path / 'stamps.npz'}", "unit=other"]
+    assert importing.main(out) == 0
+    line = ["--output", str(tmp_path / "run"), f"inputs.manifest={tmp_path / 'stamps' / 'manifest'}", *SMALL]
+    settings = ["images.normalisation=asinh", "execution.runtime=ray", "execution.num_workers=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_train.train", *line, *settings],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 2
+    assert "error: images.normalisation asinh: plane 2 has no noise to divide by" in done.stderr
+    assert "Traceback" not in done.stderr.split("error: ")[-1]
+    assert not (tmp_path / "run" / "ray").exists()
