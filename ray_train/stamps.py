@@ -19,7 +19,7 @@ from lensdata.shards.manifests import SPLITS, Manifest
 from lensdata.shards.reader import StampReader
 from ray_train.core.data import HostStamps, ResidentStamps, StampSource, StampTable, StreamedStamps, stamps_in_order
 from ray_train.core.images import DTYPES, PREPARED_VERSION, ImageRecipe, Statistics, measure_statistics
-from ray_train.core.memory import choose_residency, room
+from ray_train.core.memory import StepNeed, choose_residency, room
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,7 @@ def residency_for(
     recipe: ImageRecipe,
     device: torch.device,
     cache: Path,
+    need: StepNeed,
     workers: int = 1,
 ) -> str:
     """The residency for all rows of a manifest, and a log line that says why."""
@@ -107,7 +108,7 @@ def residency_for(
     chosen, reason = choose_residency(
         wanted,
         prepared_bytes(len(manifest), layout, recipe),
-        room(device, cache),
+        room(device, cache, need),
         workers=workers,
         shared=device.type == "cpu",
         on_disk=sum(path.stat().st_size for path in files if path.exists()),

@@ -25,7 +25,7 @@ from ray_train.core.augment import Affine, MaskStage, Views
 from ray_train.core.data import DataError
 from ray_train.core.images import ImageRecipe, Statistics
 from ray_train.core.loop import TrainingError, fit, load_partial
-from ray_train.core.memory import NoRoomError, require_room
+from ray_train.core.memory import NoRoomError, require_room, step_need
 from ray_train.core.predict import predict
 from ray_train.core.recipe import Recipe
 from ray_train.core.schedule import Schedule
@@ -215,14 +215,14 @@ def _train_and_score(plan: Plan, context: LocalContext) -> None:
     cache = cache_folder(config.execution.cache, context.folder.uri)
     torch.manual_seed(config.seed)
     model = build_network(network, None if begun(context.folder) else read_weights(config, plan.init_from))
-    residency = residency_for(
-        config.execution.residency, manifest, layout, images, device, cache, workers=context.local_world
-    )
-    require_room(
+    need = step_need(
         model.to(device), in_channels=network["in_channels"], size=images.prepared_shape(layout.shape)[0],
         micro_batch=config.batch.micro_batch, precision=config.precision, device=device,
-        taken=prepared_bytes(len(manifest), layout, images) if residency == "device" else 0,
     )  # fmt: skip
+    residency = residency_for(
+        config.execution.residency, manifest, layout, images, device, cache, need, workers=context.local_world
+    )
+    require_room(need, device, taken=prepared_bytes(len(manifest), layout, images) if residency == "device" else 0)
     images = _with_statistics(images, network, manifest, layout, context)
     context.facts = {
         "device": device.type,

@@ -129,7 +129,7 @@ def affine(x_NCHW: torch.Tensor, key: torch.Tensor, ranges: Affine) -> torch.Ten
     source_y = cos[:, None, None] * moved_y - sin[:, None, None] * moved_x + height // 2
     # grid_sample counts from -1 to 1 between the outer corners of the outer pixels
     grid = torch.stack([(2 * source_x + 1) / width - 1, (2 * source_y + 1) / height - 1], dim=-1)
-    x_NCHW = x_NCHW.float()  # a grid of half precision is off by a tenth of a pixel
+    x_NCHW = x_NCHW.float()  # half precision is too coarse for a grid of pixels
     return functional.grid_sample(
         x_NCHW, grid.to(x_NCHW.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
     )

@@ -45,10 +45,44 @@ class Room:
     disk: int
 
 
-def room(device: torch.device, cache: Path) -> Room:
-    """What is free now, less a share for everything else."""
+@dataclass(frozen=True)
+class StepNeed:
+    """Memory that training takes besides the stamps that wait.
+
+    Attributes
+    ----------
+    weights
+        Bytes of gradients and the optimizer's figures.
+    per_stamp
+        Bytes that each stamp of a micro-batch takes until the backward pass, at the peak.
+    micro_batch
+        Stamps per forward pass.
+    """
+
+    weights: int
+    per_stamp: float
+    micro_batch: int
+
+    @property
+    def total(self) -> int:
+        """All of it, bytes."""
+        return self.weights + int(self.micro_batch * self.per_stamp)
+
+
+def step_need(
+    model: nn.Module, *, in_channels: int, size: int, micro_batch: int, precision: str, device: torch.device
+) -> StepNeed:
+    """What a network on its device takes; ``size`` is the side of the prepared stamps, pixels."""
+    parameters = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    per_stamp = WORKSPACE * activation_bytes(model, in_channels, size, precision=precision, device=str(device))
+    return StepNeed((STATE_COPIES - 1) * parameters, per_stamp, micro_batch)
+
+
+def room(device: torch.device, cache: Path, need: StepNeed) -> Room:
+    """What stamps may take now, beside a training step and a share for everything else."""
+    free = free_bytes(device)
     host = int(HOST_SHARE * free_host_bytes())
-    on_device = int(DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else host
+    on_device = max(0, min(int((DEVICE_SHARE if device.type == "cuda" else HOST_SHARE) * free), free - need.total))
     existing = next(path for path in (cache, *cache.parents) if path.exists())
     return Room(on_device, host, int(DISK_SHARE * shutil.disk_usage(existing).free))
 
@@ -93,17 +127,11 @@ def choose_residency(
     return wanted, reason
 
 
-def require_room(
-    model: nn.Module, *, in_channels: int, size: int, micro_batch: int, precision: str, device: torch.device, taken: int
-) -> None:
+def require_room(need: StepNeed, device: torch.device, taken: int) -> None:
     """Refuse a micro-batch that would run out of memory.
 
     Parameters
     ----------
-    model
-        On the device.
-    size
-        Side of the prepared stamps, pixels.
     taken
         Bytes that resident stamps will take of the device's memory.
 
@@ -112,22 +140,24 @@ def require_room(
     NoRoomError
         Says what is needed, what is free, and the largest micro-batch that fits.
     """
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
-    parameters = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    left = free - taken - (STATE_COPIES - 1) * parameters
-    per_stamp = WORKSPACE * activation_bytes(model, in_channels, size, precision=precision, device=str(device))
-    if micro_batch * per_stamp <= left:
+    left = free_bytes(device) - taken - need.weights
+    if need.micro_batch * need.per_stamp <= left:
         return
-    largest = int(left // per_stamp)
+    largest = int(left // need.per_stamp)
     advice = (
         f"the largest micro-batch that fits is {largest}"
         if largest >= 1
         else "not even one stamp fits beside what is held"
     )
     raise NoRoomError(
-        f"batch.micro_batch {micro_batch} needs about {micro_batch * per_stamp / GIB:.1f} GiB for activations, "
+        f"batch.micro_batch {need.micro_batch} needs about {need.micro_batch * need.per_stamp / GIB:.1f} GiB for activations, "
         f"{max(left, 0) / GIB:.1f} GiB are free on {device.type}; {advice} (raise batch.accumulation to keep the window)"
     )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_bytes()
 
 
 def free_host_bytes() -> int:

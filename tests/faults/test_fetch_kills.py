@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -31,13 +30,6 @@ STAMPS = max(400, 130 * KILLS)  # enough work for all kills
 PATIENCE_S = 600
 JOB = "spark_jobs.fetch_cutouts"
 SMALL = ("spark.executor.memory=512m", "spark.executor.cores=1", "spark.driver.memory=1g")
-
-
-@pytest.fixture(scope="module")
-def rng():
-    seed = int(os.environ.get("LENSDATA_FAULT_SEED", random.randrange(2**32)))
-    print(f"seed={seed}")  # noqa: T201
-    return random.Random(seed)
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,13 @@
 """Training whose driver, workers and Ray are killed at random steps, against undisturbed runs (R-T5).
 
 ``LENSDATA_KILLS`` kills of each kind (3), a third as many of the head, which is slow to start; the seed is printed, and
-``LENSDATA_SEED`` repeats it.
+``LENSDATA_FAULT_SEED`` repeats it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import random
 import time
 
 import pytest
@@ -38,13 +37,6 @@ MOST_SAVES = 5 * EPOCHS // (KILLS + 1)  # before one kill: a run has 6 an epoch,
 LOCAL, RAY = "execution.runtime=local", "execution.runtime=ray"
 # Without BatchNorm, whose statistics would be of one worker's micro-batches.
 TWO_WORKERS = ("model.arch=timm:test_convnext", "optimizer.name=sgd", "optimizer.lr=0.02", RAY)
-
-
-@pytest.fixture(scope="module")
-def rng():
-    seed = int(os.environ.get("LENSDATA_SEED", random.randrange(2**32)))
-    print(f"seed={seed}")  # noqa: T201
-    return random.Random(seed)
 
 
 @pytest.fixture(scope="module")

@@ -221,19 +221,18 @@ def test_an_outage_that_lasts_ends_the_run_in_a_sentence_and_another_run_goes_on
     assert "failed" not in set(ledger_of(output)["outcome"])
 
 
+def refusal(folder, tmp_path, capsys, *settings):
+    """What a fetch that is refused says; it leaves no output."""
+    argv = [f"inputs.sample={folder}/sample", "--output", str(tmp_path / "out"), *settings]
+    assert fetch_cutouts.main(argv) == 2
+    assert not (tmp_path / "out").exists()
+    return capsys.readouterr().err
+
+
 def test_a_mirror_without_ranges_is_refused_for_tiles(tiny, serve, one_brick, tmp_path, capsys):
     folder, _ = one_brick
     server = serve(accept_ranges=False)
-    argv = [
-        f"inputs.sample={folder}/sample",
-        "--output",
-        str(tmp_path / "out"),
-        "route=tiles",
-        f"coadds.url={server.url}",
-    ]
-    assert fetch_cutouts.main(argv) == 2
-    assert "ignores Range requests" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert "ignores Range requests" in refusal(folder, tmp_path, capsys, "route=tiles", f"coadds.url={server.url}")
 
 
 def test_a_retry_that_is_refused_leaves_the_finished_output_as_it_was(tiny, serve, tmp_path, capsys):
@@ -277,13 +276,4 @@ def test_an_object_that_moved_between_batches_is_asked_for_again_and_packed_once
 
 def test_a_folder_without_coadds_is_refused_with_its_key(one_brick, tmp_path, capsys):
     folder, _ = one_brick
-    argv = [
-        f"inputs.sample={folder}/sample",
-        "--output",
-        str(tmp_path / "out"),
-        "route=bricks",
-        f"coadds.url={tmp_path}",
-    ]
-    assert fetch_cutouts.main(argv) == 2
-    assert "coadds.url=" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert "coadds.url=" in refusal(folder, tmp_path, capsys, "route=bricks", f"coadds.url={tmp_path}")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ray_train.core.data import DataError, HostStamps, ResidentStamps, StampTable, StreamedStamps, read_ahead
 from ray_train.core.images import ImageRecipe
-from ray_train.core.memory import GIB, NoRoomError, Room, choose_residency, require_room
+from ray_train.core.memory import GIB, NoRoomError, Room, choose_residency, require_room, room, step_need
 from ray_train.core.order import epoch_order, micro_batches
 
 CPU = torch.device("cpu")
@@ -164,7 +164,9 @@ def test_residency_goes_by_bytes() -> None:
         choose_residency("device", 11 * GIB, gpu)
 
 
-def test_a_micro_batch_without_room_is_refused_with_the_one_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_micro_batch_without_room_is_refused_with_the_one_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 16, 3, bias=False), torch.nn.ELU(), torch.nn.Conv2d(16, 1, 3, bias=False)
     )
@@ -172,7 +174,10 @@ def test_a_micro_batch_without_room_is_refused_with_the_one_that_fits(monkeypatc
     per_stamp = 1.3 * 4 * (3 * 32 * 32 + 16 * 30 * 30 * 2)
     weights = sum(value.numel() for value in model.parameters()) * 4
     monkeypatch.setattr("ray_train.core.memory.free_host_bytes", lambda: int(100.5 * per_stamp + 3 * weights + 4096))
-    options = {"in_channels": 3, "size": 32, "precision": "fp32", "device": CPU, "taken": 4096}
-    require_room(model, micro_batch=100, **options)
+    options = {"in_channels": 3, "size": 32, "precision": "fp32", "device": CPU}
+    fits = step_need(model, micro_batch=100, **options)
+    require_room(fits, CPU, taken=4096)
     with pytest.raises(NoRoomError, match="micro_batch 101 needs .* the largest micro-batch that fits is 100 "):
-        require_room(model, micro_batch=101, **options)
+        require_room(step_need(model, micro_batch=101, **options), CPU, taken=4096)
+    # what the step takes is not there for stamps
+    assert room(CPU, tmp_path, fits).device <= 0.5 * per_stamp + 4096 + 1
