@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lensdata.config import catalogue, cutouts, evaluation, simulation, training
+from lensdata.config import catalogue, cutouts, evaluation, probe, simulation, training
 from lensdata.errors import InputError
 from lensdata.steps import Job
 
@@ -37,6 +37,9 @@ _ALL = (
         "Train a network on a manifest (R-T1 to R-T9).", ("manifest",), ("init_from",), kind="part"),
     Job("score", "ray_train.score", "ray", training.ScoreConfig,
         "Score every stamp of a manifest with the best checkpoint of a run.", ("manifest", "run"), kind="part"),
+    Job("probe", "ray_train.probe", "ray", probe.ProbeConfig,
+        "Show a network its stamps changed: core hidden, rings scrambled, seeing and depth worse (R-E5, R-E6).",
+        ("manifest", "run"), kind="part"),
     Job("evaluate", "ray_train.evaluate", "python", evaluation.EvaluateConfig,
         "Judge a run and write its report (R-E1, R-E2, R-E8).", ("run", "manifest"), ("controls",)),
 )  # fmt: skip

@@ -390,11 +390,32 @@ SCORES = TableSpec(
         Column("sample_weight", F32, "", "weight in the loss"),
     ),
 )
+PROBES = TableSpec(
+    "probes",
+    "what a model says of each stamp after a change to it (R-E5)",
+    (
+        Column("cutout_id", I64, "", "key of the stamp"),
+        Column("probe", TEXT, "", "the change: none, core_zero, scramble, ... (docs/guide/audit.md)"),
+        Column("level", F64, "", "how far it goes: radius in pixels or arcsec, factor, or number of the view"),
+        Column("logit", F32, "", "logit before the sigmoid"),
+    ),
+)
+ATTRIBUTIONS = TableSpec(
+    "attributions",
+    "where in a stamp its logit comes from (R-E6)",
+    (
+        Column("cutout_id", I64, "", "key of the stamp"),
+        Column("method", TEXT, "", "integrated_gradients or grad_cam"),
+        Column("core", F32, "", "share of the attribution within 0.8 arcsec; null where the map is empty"),
+        Column("arc", F32, "", "share from 0.8 to 3 arcsec"),
+        Column("background", F32, "", "share beyond"),
+    ),
+)
 TABLES = {
     spec.name: spec
     for spec in (
         POOL, NEAR_LENSES, REJECTED, REMOVED, SWEEP_SPLITS, SWEEP_FILES, SWEEP_CHECKSUMS, POSITIVES, UNMATCHED,
-        NEGATIVES, QUOTAS, SAMPLE, LEDGER, REJECTED_STAMPS, MANIFEST, SCORES,
+        NEGATIVES, QUOTAS, SAMPLE, LEDGER, REJECTED_STAMPS, MANIFEST, SCORES, PROBES, ATTRIBUTIONS,
     )
 }  # fmt: skip
 

@@ -85,19 +85,19 @@ def score(run: JobRun) -> Outcome:
         raise InputError(f"Manifest {manifest.uri} has no rows in split {', '.join(config.splits)}.")
     use_threads(config.execution.threads)
     scorer = load_scorer(run.inputs["run"], config.checkpoint, choose_device(config.execution.device))
-    _check_fit(scorer, manifest.layout())
-    parts = list(_parts(manifest, config.part_rows))
-    for index, part in enumerate(parts):
+    check_fit(scorer, manifest.layout())
+    todo = list(parts(manifest, config.part_rows))
+    for index, part in enumerate(todo):
         address = run.path("dataset", f"part-{index:05d}.parquet")
         if not storage.exists(address):
             logits = scorer.score(part, config.batch)
             write_scores(score_table(part, logits, scorer.config, scorer.run.run_id), address)
-        steps.progress(index + 1, len(parts), "parts")
+        steps.progress(index + 1, len(todo), "parts")
     rows, content = tables.content_hash(tables.iterate(run.output, check=False))
-    return Outcome(rows=rows, content=content, report={"parts": len(parts), "checkpoint": config.checkpoint})
+    return Outcome(rows=rows, content=content, report={"parts": len(todo), "checkpoint": config.checkpoint})
 
 
-def _parts(manifest: Manifest, part_rows: int) -> Iterator[Manifest]:
+def parts(manifest: Manifest, part_rows: int) -> Iterator[Manifest]:
     """Runs of whole row groups of at least `part_rows` rows; the rows lie sorted by shard and row group."""
     shard, group = manifest.column("shard").astype(str), manifest.column("row_group")
     new_group = np.flatnonzero((shard[1:] != shard[:-1]) | (group[1:] != group[:-1])) + 1
@@ -108,7 +108,8 @@ def _parts(manifest: Manifest, part_rows: int) -> Iterator[Manifest]:
             start = end
 
 
-def _check_fit(scorer: Scorer, layout: ImageLayout) -> None:
+def check_fit(scorer: Scorer, layout: ImageLayout) -> None:
+    """Refuse stamps of other bands or another unit than the run was trained on."""
     scorer.images(layout)
     trained = (tuple(scorer.network["bands"]), scorer.network["unit"])
     if trained != (layout.bands, layout.unit):
