@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from infra import pipeline as pipelines
-from infra import shards_cli
+from infra import report_cli, shards_cli
 from infra.screen import Screen
 from lensdata import __version__, storage
 from lensdata.config.base import load_config
@@ -88,6 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--force", action="store_true", help="hash again what was hashed")
     verify.set_defaults(function=_verify_sweeps)
     shards_cli.add_parsers(commands)
+    report = commands.add_parser(
+        "report",
+        help="the report of a run, or of several side by side",
+        description="Each FOLDER is an evaluation, a pipeline's output that holds one, or a training run, which is then evaluated.",
+    )
+    report.add_argument("folders", nargs="+", metavar="FOLDER", help="folder or s3:// URI; NAME=FOLDER gives it a name")
+    report.add_argument("--output", default="reports", help="folder or s3:// URI of what is made; reports by default")
+    report.set_defaults(function=report_cli.run)
     return parser
 
 

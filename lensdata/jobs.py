@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lensdata.config import catalogue, cutouts, evaluation, probe, simulation, training
+from lensdata.config import catalogue, cutouts, evaluation, gates, probe, report, simulation, stack, training
 from lensdata.errors import InputError
 from lensdata.steps import Job
 
@@ -33,6 +33,8 @@ _ALL = (
         ("sample",), ("quotas", "manifests", "cutouts")),
     Job("import_stamps", "lensdata.shards.importing", "python", training.ImportConfig,
         "Turn a user's own stamps and labels into shards and a manifest (R-C3).", ("stamps",), ("labels",)),
+    Job("gates", "ray_train.gates", "python", gates.GatesConfig,
+        "Ask whether anything simpler than arcs tells the classes apart (R-E4).", ("manifest",), ("run",)),
     Job("train", "ray_train.train", "ray", training.TrainingConfig,
         "Train a network on a manifest (R-T1 to R-T9).", ("manifest",), ("init_from",), kind="part"),
     Job("score", "ray_train.score", "ray", training.ScoreConfig,
@@ -40,8 +42,13 @@ _ALL = (
     Job("probe", "ray_train.probe", "ray", probe.ProbeConfig,
         "Show a network its stamps changed: core hidden, rings scrambled, seeing and depth worse (R-E5, R-E6).",
         ("manifest", "run"), kind="part"),
+    Job("stack", "ray_train.stack", "python", stack.StackConfig,
+        "Combine the scores of several runs, and compare with their mean (R-M3).", ("manifest",), many=("members",)),
     Job("evaluate", "ray_train.evaluate", "python", evaluation.EvaluateConfig,
-        "Judge a run and write its report (R-E1, R-E2, R-E8).", ("run", "manifest"), ("controls",)),
+        "Judge a run and write its report (R-E1 to R-E10).", ("run", "manifest"), ("controls", "gates", "probe", "stack"),
+        many=("recovery",)),
+    Job("report", "lensdata.report.comparison", "python", report.ReportConfig,
+        "Several evaluations side by side, with paired differences (R-E8).", many=("evaluations",)),
 )  # fmt: skip
 JOBS = {job.name: job for job in _ALL}
 

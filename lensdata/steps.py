@@ -48,6 +48,8 @@ class Job:
         Inputs that may be a ``.txt`` file with a path or address per line; their identity is that of the files.
     retries
         Takes ``--retry``: go on with a finished output, to ask again for what failed.
+    many
+        Inputs of which there may be several, each with a name of its own: ``inputs.members.resnet=URI``.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Job:
     inputs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     kind: Literal["table", "part"] = "table"
+    many: tuple[str, ...] = ()
     file_lists: tuple[str, ...] = ()
     retries: bool = False
 
@@ -137,8 +140,10 @@ def parse(job: Job, argv: Sequence[str]) -> Request:
             overrides.append(item)
     known = job.inputs + job.optional
     for name in inputs:
-        if name not in known:
-            raise InputError(f"{job.name} has no input {name!r}; it takes {', '.join(known) or 'none'}.")
+        many, _, own = name.partition(".")
+        if name not in known and not (many in job.many and own):
+            takes = [*known, *(f"{each}.NAME" for each in job.many)]
+            raise InputError(f"{job.name} has no input {name!r}; it takes {', '.join(takes) or 'none'}.")
     for name in job.inputs:
         if name not in inputs:
             raise InputError(f"{job.name} needs inputs.{name}=URI.")

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lensdata.audit import gates
+from lensdata.audit import features, gates
+from lensdata.audit.strata import THETA_E_EDGES
 from lensdata.errors import InputError
 from lensdata.shards.manifests import Manifest
 from ray_train.core import metrics
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 GATE_SAMPLES = 2000  # R-E4
 RELIANCE_RADIUS = 7.0  # pixels; R-E5
-THETA_E_EDGES = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # arcsec; R-E1
 SMALLEST_STRATUM = 5  # lenses or others, for an AUC of their own
 OFTEN, SELDOM = 5, 10  # epochs between looks
 
@@ -85,13 +85,13 @@ class Diagnosis:
         labels = table.labels[chosen].astype(np.int64)
         groups = None if self.groups is None else self.groups[chosen]
         core, radial = (
-            gates.linear_auc(features(stamps), labels, groups, self.recipe.seed)
-            for features in (gates.core_pixels, gates.radial_profile)
+            gates.linear_auc(seen(stamps), labels, groups, self.recipe.seed)
+            for seen in (features.core_pixels, features.radial_profile)
         )
         found = {"core_lr_auc": core, "radial_lr_auc": radial, "gate_n_samples": len(chosen)}
         if self.pairs:
             found["paired_lr_auc"] = gates.linear_auc(
-                gates.pair_differences(stamps, self.pairs), labels, groups, self.recipe.seed
+                features.pair_differences(stamps, self.pairs), labels, groups, self.recipe.seed
             )
             self._require_own_controls(stamps[labels == 0])
         return {name: value for name, value in found.items() if value == value}  # no figure for a class of a few stamps

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 
 from lensdata import storage, tables
-from lensdata.audit import baseline, metrics
+from lensdata.audit import (
+    baseline,
+    calibration_figures,
+    metadata,
+    metrics,
+    paper_iv,
+    recovery,
+    sensitivity,
+    strata,
+    verdicts,
+)
 from lensdata.config.evaluation import EvaluateConfig
 from lensdata.errors import InputError
 from lensdata.hashing import text_hash
 from lensdata.jobs import JOBS
-from lensdata.report import figures, galleries, page, sections
+from lensdata.report import audit_page, figures, galleries, sections
 from lensdata.shards.manifests import Manifest, read_manifest, require_classes
 from lensdata.steps import JobFailed, JobRun, Outcome, run_job
 from ray_train.run_folder import RunFolder
 
 JOB = JOBS["evaluate"]
-TILES = ("auc", "tpr_at_fpr_0.01", "average_precision")
-SECTIONS = (
-    ("run", "What was run"),
-    ("sample", "Sample"),
-    ("training", "Training"),
-    ("performance", "Performance"),
-    ("galleries", "Galleries"),
-)
+METRICS_VERSION = 1  # of metrics.json; lensdata/report/metrics.schema.json describes it
+PROBE_RESAMPLES = 2000  # of each of some fifty curves
+SURVEY_PIXSCALE = 0.262  # arcsec, for stamps that do not say
+JUDGED = ("cutout_id", "label", "logit", "healpix_128", "group_id")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,19 +56,41 @@ def evaluate(run: JobRun) -> Outcome:
     rows = judged_rows(run.inputs["run"], frame, config.split)
     if config.catalogue_baseline:
         rows = baseline.with_catalogue_score(rows, frame[frame["split"] == "train"], config.seed)
-    found = measure(rows, run.inputs.get("controls"), config)
-    auc = found["auc"]
-    too_low = config.require_auc_above is not None and auc["value"] <= config.require_auc_above
-    folder = f"{run.final}-failed" if too_low else run.output
+    others = other_rows(run.inputs["run"], frame, config.split)
+    found = measure(rows, run.inputs.get("controls"), config, others)
+    found = {"schema_version": METRICS_VERSION} | found | audits(run, frame, rows, config)
+    text, drawn = audit_page.render(material_of(run, manifest, frame, rows, found))
+    failures = unmet(found, config)
+    folder = f"{run.final}-failed" if failures else run.output
     storage.remove(f"{run.final}-failed")
     storage.write_json(storage.join(folder, "metrics.json"), found)
-    storage.write_bytes(storage.join(folder, "report.html"), _page(run, manifest, frame, rows, found).encode())
-    if too_low:
-        raise JobFailed(
-            f"the AUC is {auc['value']:.4f}, required is more than {config.require_auc_above}; see {folder}/report.html"
-        )
+    storage.write_bytes(storage.join(folder, "report.html"), text.encode())
+    for name, figure in drawn.items():
+        storage.write_bytes(storage.join(folder, "figures", f"{name}.pdf"), figures.pdf(figure))
+    write_judged(rows, storage.join(folder, "judged.parquet"))
+    if failures:
+        raise JobFailed(f"{'; '.join(failures)}; see {folder}/report.html")
     report = {name: found[name] for name in ("auc", "average_precision")} | {"split": config.split}
     return Outcome(len(rows), text_hash(str(found)), report)
+
+
+def unmet(found: dict[str, Any], config: EvaluateConfig) -> list[str]:
+    """The requirements of the configuration that the numbers do not meet."""
+    auc, ece = found["auc"]["value"], found["calibration"]["ece"]
+    out = []
+    if config.require_auc_above is not None and auc <= config.require_auc_above:
+        out.append(f"the AUC is {auc:.4f}, required is more than {config.require_auc_above}")
+    if config.require_ece_below is not None and ece >= config.require_ece_below:
+        out.append(f"the calibration error is {ece:.4f}, required is less than {config.require_ece_below}")
+    return out
+
+
+def write_judged(rows: pd.DataFrame, uri: str) -> None:
+    """What a comparison with another run needs: key, label, logit and place in the sky of the judged rows."""
+    sink = pa.BufferOutputStream()
+    known = [name for name in JUDGED if name in rows]
+    pq.write_table(pa.Table.from_pandas(rows[known], preserve_index=False), sink)
+    storage.write_bytes(uri, sink.getvalue().to_pybytes())
 
 
 def judged_rows(run_uri: str, manifest: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -84,8 +118,27 @@ def judged_rows(run_uri: str, manifest: pd.DataFrame, split: str) -> pd.DataFram
     return rows
 
 
-def measure(rows: pd.DataFrame, controls: str | None, config: EvaluateConfig) -> dict[str, Any]:
-    """Everything of ``metrics.json``."""
+def other_rows(run_uri: str, manifest: pd.DataFrame, judged: str) -> pd.DataFrame:
+    """Scored rows of the other splits, where manifest and run agree on the split; of test never any (R-T10)."""
+    wanted = manifest[~manifest["split"].isin([judged, "test"])]
+    said = tables.read_table(storage.join(run_uri, "scores")).to_pandas()[["cutout_id", "split", "logit", "score"]]
+    return wanted.merge(said, on=["cutout_id", "split"], how="inner", validate="one_to_one")
+
+
+def measure(
+    rows: pd.DataFrame, controls: str | None, config: EvaluateConfig, others: pd.DataFrame | None = None
+) -> dict[str, Any]:
+    """Everything of ``metrics.json``.
+
+    Parameters
+    ----------
+    rows
+        Judged rows of the manifest with ``logit, score``.
+    controls
+        Table with the scores of control stamps.
+    others
+        Scored rows of other splits: recalibrations are fitted to those of validation, and strata compare splits.
+    """
     found: dict[str, Any] = dict(metrics.ranking(rows, config))
     if "catalogue_score" in rows:
         found["catalogue_only_auc"] = metrics.catalogue_only(rows, config)
@@ -94,75 +147,96 @@ def measure(rows: pd.DataFrame, controls: str | None, config: EvaluateConfig) ->
         found["without_arcs_auc"] = against.pop("auc")
         found["lens_above_its_control"] = against.pop("lens_above_its_control")
         found["controls"] = against
+    found["accuracy"] = metrics.accuracy(rows)
     found["split"] = config.split
     found["resamples"] = config.resamples
     found["at_score_0.5"] = metrics.at_half(rows)
-    found["calibration"] = metrics.calibrated(rows, config.calibration_bins)
+    found["purity"] = metrics.purity(rows, config)
+    found["calibration"] = calibration_figures.calibrated(rows, config)
+    validation = None if others is None or config.split == "val" else others[others["split"] == "val"]
+    found["recalibration"] = calibration_figures.recalibrated(rows, validation, config)
+    found["strata"] = strata.stratified(rows, others, config)
     found["confusers"] = metrics.confuser_rates(rows)
     return found
 
 
-def _page(run: JobRun, manifest: Manifest, frame: pd.DataFrame, rows: pd.DataFrame, found: dict[str, Any]) -> str:
+def audits(run: JobRun, manifest: pd.DataFrame, rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]:
+    """What other steps found: gates, probes, stacking and lists of real lenses; and what the score knows of the observation."""
+    found: dict[str, Any] = {}
+    if "gates" in run.inputs:
+        found["gates"] = storage.read_json(storage.join(run.inputs["gates"], "gates.json"))
+    if "stack" in run.inputs:
+        found["stacking"] = storage.read_json(storage.join(run.inputs["stack"], "stacking.json"))
+    if "probe" in run.inputs:
+        found["sensitivity"] = _sensitivity(run.inputs["probe"], manifest, config)
+    negatives = rows[rows["label"] == 0]
+    found["metadata_regression"] = metadata.regression(negatives, min(config.resamples, PROBE_RESAMPLES), config.seed)
+    found["metadata"] = metadata.verdict(found["metadata_regression"])
+    seen = set(manifest.loc[manifest["split"].isin(["train", "val"]), "cutout_id"].tolist())
+    for name, uri in run.inputs.items():
+        if name.startswith("recovery."):
+            listed = tables.read_table(uri, tables.SCORES).to_pandas()
+            own = name.removeprefix("recovery.")
+            found.setdefault("recovery", {})[own] = recovery.recovery(
+                listed, rows, seen, config.fpr_levels, circular=own in config.circular_lists
+            )
+    return found
+
+
+def _sensitivity(uri: str, manifest: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]:
+    table = sensitivity.wide(tables.read_table(uri, tables.PROBES).to_pandas(), manifest)
+    curves = sensitivity.curves(table, min(config.resamples, PROBE_RESAMPLES), config.seed)
+    checks = sensitivity.verdicts(table, curves)
+    label, ids = (table.index.get_level_values(name) for name in ("label", "cutout_id"))
+    split = manifest.set_index("cutout_id")["split"].reindex(ids).iloc[0]
+    found: dict[str, Any] = {
+        "split": split, "n_positive": int((label == 1).sum()), "n_negative": int((label == 0).sum()), "curves": curves,
+    }  # fmt: skip
+    maps = _maps(uri)
+    if maps:
+        fractions = tables.read_table(storage.join(uri, "attributions"), check=False).to_pandas()
+        found["attribution"] = sensitivity.attribution(fractions, manifest, maps["area"].tolist())
+        checks += sensitivity.attribution_verdicts(found["attribution"])
+    return found | {"checks": checks}
+
+
+def _maps(uri: str) -> dict[str, npt.NDArray[Any]]:
+    """Mean attribution maps of a probe, the pixel size and the zones' areas; empty if none were made."""
+    address = storage.join(uri, "attributions", "mean_maps.npz")
+    if not storage.exists(address):
+        return {}
+    with np.load(BytesIO(storage.read_bytes(address))) as archive:
+        return dict(archive)
+
+
+def material_of(
+    run: JobRun, manifest: Manifest, frame: pd.DataFrame, rows: pd.DataFrame, found: dict[str, Any]
+) -> audit_page.Material:
+    """Everything the page shows; adds to ``found`` what needs the run's own files."""
     config: EvaluateConfig = run.config
     folder = RunFolder(run.inputs["run"])
     info, best = (storage.read_json(folder.path(name)) for name in ("run_info.json", "best.json"))
-    reports = sections.step_reports(config.pipeline_folder)
-    shown = [value for value in found.values() if isinstance(value, dict) and "title" in value]
-    tiles = [found[name] for name in (*TILES, "catalogue_only_auc", "without_arcs_auc") if name in found]
-    controls = found.get("controls", {})
-    groups = {"lenses": rows.loc[rows["label"] == 1, "score"], "others": rows.loc[rows["label"] == 0, "score"]}
-    if controls:
-        groups["lenses without arcs"] = controls["scores_control"]
-    health = (
-        storage.read_json(folder.path("health.json")) if storage.exists(folder.path("health.json")) else {"checks": []}
-    )
-    return page.render(
-        "report.html",
+    settings = yaml.safe_load(storage.read_bytes(folder.path("config.yaml")))
+    stored = folder.path("health.json")
+    health = storage.read_json(stored)["checks"] if storage.exists(stored) else []
+    found["run"] = {"run_id": info["run_id"], "model": info["model"], "parameters": info["parameters"], "seed": info["seed"],
+                    "git_commit": info["git_commit"], "manifest": info["manifest"]["content"]}  # fmt: skip
+    found["paper_iv"] = paper_iv.comparison(found["auc"], config.split, info | {"settings": settings}, best)
+    found["targets"] = verdicts.targets(config.targets, found)
+    found["verdicts"] = verdicts.collect(found, health)
+    maps = _maps(run.inputs["probe"]) if "probe" in run.inputs else {}
+    scale = float(maps.pop("pixscale_arcsec", SURVEY_PIXSCALE))
+    maps.pop("area", None)
+    lenses = int(rows["label"].sum())
+    return audit_page.Material(
         title=config.title,
         subtitle=f"Run {info['run_id']}, network {info['model']}, judged on the {config.split} split: "
-        f"{int(rows['label'].sum())} lenses and {int((rows['label'] == 0).sum())} others.",
-        contents=[*SECTIONS, *([("time", "Wall time")] if reports else [])],
-        tiles=tiles, findings=findings(found), facts=_facts(info, best), sizes=sections.sizes(frame), drops=sections.drops(reports),
-        health=health["checks"], split=config.split, metrics=shown, resamples=config.resamples, calibration=found["calibration"],
-        half=found["at_score_0.5"], galleries=_galleries(manifest, rows, config.gallery_stamps), steps=reports,
-        controls=bool(controls), has_confusers=bool(rows.get("confuser", pd.Series(dtype=object)).notna().any()),
-        figures={
-            "learning": figures.learning_curves(folder.records(), int(best["epoch"])),
-            "roc": figures.roc(rows["label"], rows["logit"], rows.get("catalogue_score")),
-            "scores": figures.score_histograms(groups),
-            "reliability": figures.reliability(found["calibration"]["bins"], len(rows)),
-            "confusers": figures.confusers(found["confusers"]),
-        },
+        f"{lenses} lenses and {len(rows) - lenses} others.",
+        found=found, facts=_facts(info, best), records=folder.records(), best_epoch=int(best["epoch"]), health=health, rows=rows,
+        manifest=frame, steps=sections.step_reports(config.pipeline_folder),
+        galleries=_galleries(manifest, rows, config.gallery_stamps), findings=audit_page.findings(found),
+        maps=maps, pixscale_arcsec=scale,
     )  # fmt: skip
-
-
-def findings(found: dict[str, Any]) -> list[str]:
-    """Sentences that a reader should take away."""
-    auc = found["auc"]
-    out = [
-        f"A lens outranks a galaxy that is none in {100 * auc['value']:.1f}% of pairs "
-        f"(95% interval {100 * auc['low']:.1f} to {100 * auc['high']:.1f}%)."
-    ]
-    if "catalogue_only_auc" in found:
-        floor = found["catalogue_only_auc"]
-        verdict = (
-            "well below the network: the label is not in the catalogue"
-            if floor["high"] < auc["low"]
-            else "not clearly below the network"
-        )
-        out.append(
-            f"A classifier that sees catalogue columns only reaches {floor['value']:.3f} "
-            f"({floor['low']:.3f} to {floor['high']:.3f}), {verdict}."
-        )
-    if "without_arcs_auc" in found:
-        arcs, controls = found["without_arcs_auc"], found["controls"]
-        alike = "like negatives" if arcs["low"] <= 0.5 <= arcs["high"] else "not quite like negatives"
-        out.append(
-            f"The same lenses rendered without their arcs score {alike}: AUC against negatives {arcs['value']:.3f} "
-            f"({arcs['low']:.3f} to {arcs['high']:.3f}), median score {controls['median_score_control']:.3f} against "
-            f"{controls['median_score_lens']:.3f} with arcs and {controls['median_score_negative']:.3f} for negatives."
-        )
-    return out
 
 
 def _facts(info: dict[str, Any], best: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn's own dependency
 
-from lensdata.audit import intervals
+from lensdata.audit import intervals, roc
 from lensdata.audit.baseline import classifier
 from lensdata.hashing import second_key
 
@@ -101,4 +101,4 @@ def _out_of_fold(
 
 def _auc(label: npt.NDArray[np.bool_], scores: Floats) -> float:
     gaps = intervals.compress(label, scores)
-    return float(intervals.auc(gaps.positives, gaps.negatives))
+    return float(roc.auc(gaps.roc()))

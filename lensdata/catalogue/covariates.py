@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lensdata.audit import intervals
+from lensdata.audit import intervals, roc
 from lensdata.catalogue.strata import STRATA, depth_magnitude
 from lensdata.tables import BANDS
 
@@ -95,7 +95,7 @@ def compare(values: npt.ArrayLike, label: npt.ArrayLike) -> dict[str, Any] | Non
     return {
         "ks": ks_distance(positives, negatives),
         "ks_chance_95": KS_95 * float(np.sqrt(1 / len(positives) + 1 / len(negatives))),
-        "auc": float(intervals.auc(gaps.positives, gaps.negatives)),
+        "auc": float(roc.auc(gaps.roc())),
         "median_positive": float(np.median(positives)),
         "median_negative": float(np.median(negatives)),
         "n_positive": len(positives),

@@ -1,9 +1,12 @@
-"""Figures of the report as SVG text: axes with units, n in the title, colours that the colour-blind can tell apart."""
+"""Figures of the report: axes with units, n in the title, colours that the colour-blind can tell apart, on light and on dark.
+
+Every function gives a matplotlib figure; `svg` makes it text for the page, `pdf` a file for a paper.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import StringIO
+from io import BytesIO, StringIO
 from typing import Any
 
 import numpy as np
@@ -13,15 +16,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import roc_curve
 
-# Okabe & Ito 2008
-LENS, OTHER, CONTROL, ACCENT = "#D55E00", "#0072B2", "#009E73", "#444444"
+# Okabe & Ito 2008, and a grey that can be read on white and on black
+LENS, OTHER, CONTROL, FOURTH, ACCENT = "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#808080"
+SERIES = (LENS, OTHER, CONTROL, FOURTH, "#E69F00", "#56B4E9")
+INK = "#010203"  # nearly black on paper; on a page it becomes the colour of the text around
 RC = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "grid.color": ACCENT,
     "grid.alpha": 0.25,
     "svg.hashsalt": "lensdata",
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
+    ),
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
 }
 
 
@@ -31,10 +42,19 @@ def svg(figure: Figure, *, crop: bool = True) -> str:
     box = "tight" if crop else None
     figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches=box)
     text = sink.getvalue()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    return text.replace("<svg", '<svg fill="currentColor"', 1)  # what has no colour of its own is text
 
 
-def _figure(columns: int = 1, width: float = 6.0, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+def pdf(figure: Figure) -> bytes:
+    """A figure as PDF for a paper; the same figure gives the same bytes."""
+    sink = BytesIO()
+    figure.savefig(sink, format="pdf", metadata={"CreationDate": None}, bbox_inches="tight")
+    return sink.getvalue()
+
+
+def canvas(columns: int = 1, width: float = 6.0, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side; width of each and height in inches."""
     import matplotlib as mpl
 
     with mpl.rc_context(RC):
@@ -43,9 +63,9 @@ def _figure(columns: int = 1, width: float = 6.0, height: float = 3.6) -> tuple[
     return figure, list(axes)
 
 
-def learning_curves(epochs: Sequence[dict[str, Any]], best_epoch: int) -> str:
+def learning_curves(epochs: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
     """Loss and validation AUC per epoch; the best epoch is marked."""
-    figure, (loss, auc) = _figure(2, width=4.6)
+    figure, (loss, auc) = canvas(2, width=4.6)
     frame = pd.DataFrame(epochs)
     loss.plot(frame["epoch"], frame["train_loss"], color=OTHER, marker="o", ms=3, label="training")
     loss.plot(frame["epoch"], frame["val_loss"], color=LENS, marker="s", ms=3, label="validation")
@@ -56,17 +76,15 @@ def learning_curves(epochs: Sequence[dict[str, Any]], best_epoch: int) -> str:
     for axes in (loss, auc):
         axes.axvline(best_epoch, color=ACCENT, ls=":", lw=1)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return svg(figure)
+    return figure
 
 
-def roc(label: Any, logit: Any, baseline: Any | None = None) -> str:
-    """ROC with a logarithmic FPR axis; the axis ends where one negative is left."""
-    figure, (axes,) = _figure()
+def roc(label: Any, scores: dict[str, Any]) -> Figure:
+    """ROC of one or several scores with a logarithmic FPR axis; the axis ends where one negative is left."""
+    figure, (axes,) = canvas()
     n1, n0 = int(np.sum(label)), int(len(label) - np.sum(label))
-    for scores, colour, name in ((logit, LENS, "network"), (baseline, OTHER, "catalogue only")):
-        if scores is None:
-            continue
-        fpr, tpr, _ = roc_curve(label, scores, drop_intermediate=False)
+    for (name, values), colour in zip(scores.items(), SERIES, strict=False):
+        fpr, tpr, _ = roc_curve(label, values, drop_intermediate=False)
         axes.step(np.maximum(fpr, 0.5 / n0), tpr, where="post", color=colour, label=name)
     chance = np.geomspace(0.5 / n0, 1, 100)
     axes.plot(chance, chance, color=ACCENT, ls="--", lw=1, label="chance")
@@ -76,12 +94,12 @@ def roc(label: Any, logit: Any, baseline: Any | None = None) -> str:
     axes.set(xscale="log", xlim=(0.5 / n0, 1), ylim=(0, 1.02), xlabel="false-positive rate", ylabel="completeness",
              title=f"ROC, {n1} lenses and {n0} others")  # fmt: skip
     axes.legend(frameon=False, loc="upper left")
-    return svg(figure)
+    return figure
 
 
-def score_histograms(groups: dict[str, Any]) -> str:
+def score_histograms(groups: dict[str, Any]) -> Figure:
     """Share of objects per bin of score for each group."""
-    figure, (axes,) = _figure()
+    figure, (axes,) = canvas()
     edges = np.linspace(0, 1, 26)
     for (name, scores), colour, style in zip(groups.items(), (LENS, OTHER, CONTROL), ("-", "-", "--"), strict=False):
         values = np.asarray(scores, float)
@@ -91,12 +109,12 @@ def score_histograms(groups: dict[str, Any]) -> str:
         )
     axes.set(xlabel="score", ylabel="share of objects per bin", yscale="log", xlim=(0, 1), title="Scores, 25 bins")
     axes.legend(frameon=False)
-    return svg(figure)
+    return figure
 
 
-def reliability(bins: Sequence[dict[str, Any]], total: int) -> str:
+def reliability(bins: Sequence[dict[str, Any]], total: int) -> Figure:
     """Observed fraction of lenses against mean score, with Jeffreys intervals."""
-    figure, (axes,) = _figure()
+    figure, (axes,) = canvas()
     x = np.array([entry["mean_score"] for entry in bins])
     y = np.array([entry["observed"] for entry in bins])
     low, high = (np.array([entry[key] for entry in bins]) for key in ("low", "high"))
@@ -113,13 +131,13 @@ def reliability(bins: Sequence[dict[str, Any]], total: int) -> str:
     axes.set(xlabel="mean score of the bin", ylabel="observed fraction of lenses", xlim=(0, 1), ylim=(-0.02, 1.02),
              title=f"Reliability, {len(bins)} bins with members, n = {total}")  # fmt: skip
     axes.legend(frameon=False, loc="upper left")
-    return svg(figure)
+    return figure
 
 
-def confusers(rates: Sequence[dict[str, Any]]) -> str:
+def confusers(rates: Sequence[dict[str, Any]]) -> Figure:
     """False-positive rate per confuser category at both rules."""
     names = list(dict.fromkeys(entry["category"] for entry in rates))
-    figure, (axes,) = _figure(height=0.5 * len(names) + 1.4)
+    figure, (axes,) = canvas(height=0.5 * len(names) + 1.4)
     for offset, rule, colour in ((-0.15, "score > 0.5", LENS), (0.15, "overall FPR 0.01", OTHER)):
         chosen = [entry for entry in rates if entry["rule"] == rule]
         y = np.array([names.index(entry["category"]) for entry in chosen]) + offset
@@ -137,4 +155,4 @@ def confusers(rates: Sequence[dict[str, Any]]) -> str:
         title="False alarms by kind of negative",
     )
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower right", ncols=2)
-    return svg(figure)
+    return figure

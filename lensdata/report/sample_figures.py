@@ -14,7 +14,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from lensdata.catalogue.covariates import Covariate
-from lensdata.report.figures import ACCENT, CONTROL, LENS, OTHER, RC, svg
+from lensdata.report.figures import ACCENT, CONTROL, INK, LENS, OTHER, RC, svg
 from lensdata.sky.healpix import ang2pix, pix2ang
 from lensdata.sky.splits import SPLITS
 
@@ -122,9 +122,7 @@ def sky_close_up(sample: pd.DataFrame, split_of_pixel: Callable[[npt.NDArray[np.
         part = shown[shown["split"] == name]
         axes.scatter(part["ra"], part["dec"], s=9, lw=0, color=SPLIT_COLOURS[name], rasterized=True, label=name)
     lenses = window[window["label"] == 1]
-    axes.scatter(
-        lenses["ra"], lenses["dec"], s=18, marker="+", lw=0.9, color="black", label="positive", rasterized=True
-    )
+    axes.scatter(lenses["ra"], lenses["dec"], s=18, marker="+", lw=0.9, color=INK, label="positive", rasterized=True)
     axes.invert_xaxis()
     axes.grid(visible=False)
     axes.set_aspect(1 / max(0.05, np.cos(np.radians(window["dec"].mean()))))
