@@ -42,12 +42,10 @@ def file_properties(rows: pd.DataFrame) -> npt.NDArray[np.float64]:
     return np.concatenate(parts, axis=1)
 
 
-def classifier(
-    seed: int = 0, *, trees: int = 150, learning_rate: float = 0.05, class_weight: str | None = None
-) -> HistGradientBoostingClassifier:
+def classifier(seed: int = 0, *, trees: int = 150, learning_rate: float = 0.05) -> HistGradientBoostingClassifier:
     """Gradient boosting for tables of some hundred to some hundred thousand rows; NaN is a value of its own."""
     return HistGradientBoostingClassifier(
-        max_iter=trees, learning_rate=learning_rate, max_leaf_nodes=15, random_state=seed, class_weight=class_weight
+        max_iter=trees, learning_rate=learning_rate, max_leaf_nodes=15, random_state=seed
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import logit
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn's own dependency
 
 from lensdata.audit import intervals, roc
@@ -87,15 +88,15 @@ def _out_of_fold(
     scores = {name: np.full(len(label), np.nan) for name in ("all", *GROUPS)}
     for value in usable:
         left_out = np.flatnonzero(fold == value)
-        # balanced: the share of positives differs between folds, and must not shift the scores of one against another's
-        model = classifier(seed, trees=60, learning_rate=0.1, class_weight="balanced")
-        model.fit(values[fold != value], label[fold != value])
-        scores["all"][left_out] = model.predict_proba(values[left_out])[:, 1]
+        model = classifier(seed, trees=60, learning_rate=0.1).fit(values[fold != value], label[fold != value])
+        # the share of positives differs between folds, and must not shift the scores of one against another's
+        prior = logit(label[fold != value].mean())
+        scores["all"][left_out] = model.decision_function(values[left_out]) - prior
         for name, members in GROUPS.items():
             shuffled = values[left_out].copy()
             columns = [FEATURES.index(member) for member in members]
             shuffled[:, columns] = shuffled[rng.permutation(len(left_out))][:, columns]
-            scores[name][left_out] = model.predict_proba(shuffled)[:, 1]
+            scores[name][left_out] = model.decision_function(shuffled) - prior
     return scores
 
 

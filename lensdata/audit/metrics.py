@@ -17,6 +17,7 @@ from lensdata.hashing import cutout_id
 
 PARTIAL_FPR = 1e-2
 RECALLS, PRECISION = (0.9, 0.95), 0.95  # R-E1
+FEW_LENSES = 5  # behind half of an AUC's loss: intervals of such samples hold the truth too seldom (test_coverage.py)
 TPR_ALLOWED = {"tpr0": 0, "tpr10": 9}  # false positives; "fewer than 10" (Metcalf et al. 2019, A&A 625, A119)
 TITLES = {
     "auc": "AUC",
@@ -115,7 +116,9 @@ def _title(name: str) -> str:
 def _behind(name: str, found: Interval, rows: pd.DataFrame, counts: roc.GapCounts) -> dict[str, Any]:
     """What a completeness rests on: false positives, how many were allowed, and the threshold; lenses of a top list."""
     if name == "auc":
-        return {"lenses_behind_half_of_loss": roc.behind_half_of_loss(counts)}
+        behind = roc.behind_half_of_loss(counts)
+        few = f"half of what is missing to 1 rests on {behind} lens{'' if behind == 1 else 'es'}: the interval may be too narrow"
+        return {"lenses_behind_half_of_loss": behind} | ({"note": few} if 0 < behind < FEW_LENSES else {})
     if name.startswith("top_"):
         size = int(name.removeprefix("top_"))
         return {"lenses_found": found.value * size, "lenses": counts.n_positive}

@@ -16,8 +16,6 @@ from PIL import Image
 from lensdata.catalogue.confusers import CATEGORIES
 from lensdata.hashing import second_key
 
-SCALE = 2  # screen pixels per stamp pixel
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -43,10 +41,9 @@ def to_rgb(stamp: npt.NDArray[Any], unit: str) -> npt.NDArray[np.uint8]:
 
 
 def data_uri(picture: npt.NDArray[np.uint8]) -> str:
-    """A picture as a PNG data URI, enlarged without smoothing."""
+    """A picture as a PNG data URI; the page enlarges it without smoothing."""
     sink = BytesIO()
-    image = Image.fromarray(picture)
-    image.resize((image.width * SCALE, image.height * SCALE), Image.Resampling.NEAREST).save(sink, "PNG", optimize=True)
+    Image.fromarray(picture).save(sink, "PNG")
     return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
 
 

@@ -24,6 +24,7 @@ from spark_jobs import (
 )
 from tests.sweeps import galaxies, write_sweep
 
+TINY_TRAINING = Path(__file__).parents[2] / "configs" / "training" / "tiny.yaml"
 LENSES = 60
 ROWS = 6000
 
@@ -174,3 +175,14 @@ def built(tiny, fetched):
     ]
     assert build_manifests.main(argv) == 0
     return tiny.folder / "built"
+
+
+@pytest.fixture(scope="session")
+def trained(built, tmp_path_factory):
+    """A network trained for one epoch on the small survey."""
+    from ray_train import train
+
+    out = tmp_path_factory.mktemp("run") / "train"
+    argv = ["--config", str(TINY_TRAINING), f"inputs.manifest={built}/audit_70_15_15", "--output", str(out)]
+    assert train.main([*argv, "execution.runtime=local"]) == 0
+    return out

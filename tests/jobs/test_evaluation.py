@@ -18,14 +18,6 @@ TINY_TRAINING = Path(__file__).parents[2] / "configs" / "training" / "tiny.yaml"
 
 
 @pytest.fixture(scope="module")
-def trained(built, tmp_path_factory):
-    out = tmp_path_factory.mktemp("run") / "train"
-    argv = ["--config", str(TINY_TRAINING), f"inputs.manifest={built}/audit_70_15_15", "--output", str(out)]
-    assert train.main([*argv, "execution.runtime=local"]) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
 def judged(tiny, built, trained):
     out = trained.parent / "evaluate"
     argv = [f"inputs.run={trained}", f"inputs.manifest={built}/audit_70_15_15", "--output", str(out), "resamples=500"]

@@ -61,3 +61,9 @@ def test_every_key_of_a_shipped_file_is_explained(path):
 def test_the_catalogue_files_spell_out_the_defaults(name):
     model = JOBS[name].config
     assert load_config(model, CONFIGS / "catalogue" / f"{name}.yaml") == model()
+
+
+@pytest.mark.parametrize("name", ["gates", "probe", "stack", "evaluate"])
+def test_the_audit_files_spell_out_the_defaults(name):
+    model = JOBS[name].config
+    assert load_config(model, CONFIGS / "audit" / f"{name}.yaml") == model()

@@ -48,7 +48,7 @@ def test_zones_divide_a_stamp_and_shares_add_up(size: int, scale: float, seed: i
     assert np.isnan(share[1]).all()
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "efficientnet_v2_s"])
+@pytest.mark.parametrize("arch", ["resnet18", pytest.param("efficientnet_v2_s", marks=pytest.mark.slow)])
 def test_grad_cam_takes_the_deepest_map_that_can_tell_core_from_arc(arch: str) -> None:
     model, x = build_model(arch, in_channels=3).eval(), torch.randn(2, 3, 63, 63)
     layer = attribution.last_wide_layer(model, x[:1])
