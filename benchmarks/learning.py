@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lensdata import tables
-from lensdata.audit import intervals
+from lensdata.audit import intervals, roc
 from ray_train import train
 
 DEMO = Path(__file__).parents[1] / "configs" / "training" / "demo.yaml"
@@ -33,10 +33,13 @@ def trained(manifest: str, arch: str, seed: int, settings: list[str], folder: Pa
         raise SystemExit(code)
     scores = tables.read_table(str(output / "scores"), tables.SCORES).to_pandas()
     test = scores[scores["split"] == "test"]
-    found = intervals.bootstrap(intervals.compress(test["label"], test["logit"]), (), 10_000, seed=0)["auc"]
+    counts = roc.compress(test["label"], test["logit"])
+    low, high = intervals.percentiles(
+        intervals.evaluate(intervals.resampled(counts, 10_000, seed=0), {"auc": roc.auc})["auc"]
+    )
     best = json.loads((output / "best.json").read_text())
     return {
-        "auc": found.value, "low": found.low, "high": found.high, "n": int(test["label"].sum()),
+        "auc": float(roc.auc(counts.roc())), "low": low, "high": high, "n": int(test["label"].sum()),
         "val_auc": best["val_auc"], "epoch": best["epoch"], "seconds": time.perf_counter() - started,
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp, norm
+from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
 
 from lensdata.audit import roc
@@ -104,6 +105,25 @@ def test_delong_is_the_covariance_of_the_u_statistics_components(seed, lenses, o
     difference = found.difference()
     if error > 1e-6:
         assert difference.p_value == pytest.approx(2 * norm.sf(abs(difference.value) / error), abs=1e-9)
+
+
+def test_delong_gives_the_numbers_of_published_implementations():
+    """Of MLstatkit 0.1.91 (``Delong_test``) and, within its single precision, confidenceinterval 1.0.5, on the Wisconsin breast
+    cancer data of scikit-learn: 569 tumours ranked by mean radius and by mean texture, with many ties."""
+    data = load_breast_cancer()
+    column = dict(zip(data.feature_names, data.data.T, strict=True))
+    found = delong(data.target, -column["mean radius"], -column["mean texture"])
+    for number, limits in ((0, (0.9170206708533339, 0.958012361227423)), (1, (0.7371459378115024, 0.8145030236598785))):
+        interval = found.interval(number)
+        assert (interval.low, interval.high) == pytest.approx(limits, abs=1e-9)
+    difference = found.difference()
+    assert difference.value == pytest.approx(0.9375165160403784 - 0.7758244807356904, abs=1e-12)
+    assert difference.value / np.sqrt(0.0004894255038550451) == pytest.approx(7.308787404733406, rel=1e-9)
+    assert difference.p_value == pytest.approx(2.6956386253426067e-13, rel=1e-6)
+    half = 1.959963984540054 * np.sqrt(0.0004894255038550451)
+    assert (difference.low, difference.high) == pytest.approx(
+        (difference.value - half, difference.value + half), abs=1e-9
+    )
 
 
 def test_delongs_variance_is_nearly_the_jackknifes():
