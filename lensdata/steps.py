@@ -341,6 +341,9 @@ def exit_code(name: str, action: Callable[[], int]) -> int:
         return EXIT_INTERRUPTED
     except Exception as error:  # the one place that turns a crash into an exit code
         message = " ".join(str(error).split())[:400]
+        if type(error).__module__.startswith("botocore."):  # no credentials, no such bucket, no way there
+            print(f"error: {name}: the store does not answer as it should: {message}", file=sys.stderr)
+            return EXIT_INPUT
         log.exception("step=%s failed", name)
         print(f"error: {name} failed: {type(error).__name__}: {message}", file=sys.stderr)
         return EXIT_FAILED

@@ -15,7 +15,7 @@ from lensdata.errors import InputError
 from ray_train.core.images import annulus
 from ray_train.core.probes import ARC_ARCSEC
 
-STEPS = 32  # of the integral from the empty stamp to the stamp
+STEPS = 32  # of the integral from a stamp of zeros to the stamp
 SMALLEST_MAP = 7  # pixels: a coarser map cannot tell core from arc
 ZONES = ("core", "arc", "background")
 
@@ -31,7 +31,9 @@ class Method:
 
 
 def methods(model: nn.Module, example: torch.Tensor) -> list[Method]:
-    """Integrated gradients from the empty sky (0 after normalisation), and Grad-CAM where the network has a map for it.
+    """Integrated gradients from a stamp of zeros, and Grad-CAM where the network has a map for it.
+
+    Zeros after the normalisation; they are the sky where that is centred on it.
 
     Parameters
     ----------

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from lensdata import storage, tables
-from lensdata.audit import (
-    baseline,
-    calibration_figures,
-    metadata,
-    metrics,
-    paper_iv,
-    recovery,
-    sensitivity,
-    strata,
-    verdicts,
-)
+from lensdata.audit import baseline, calibration_sections, metrics, paper_iv, strata, verdicts
 from lensdata.config.evaluation import EvaluateConfig
 from lensdata.errors import InputError
 from lensdata.hashing import text_hash
@@ -33,11 +21,11 @@ from lensdata.jobs import JOBS
 from lensdata.report import audit_page, figures, galleries, sections
 from lensdata.shards.manifests import Manifest, read_manifest, require_classes
 from lensdata.steps import JobFailed, JobRun, Outcome, run_job
+from ray_train import audit_inputs
 from ray_train.run_folder import RunFolder
 
 JOB = JOBS["evaluate"]
 METRICS_VERSION = 1  # of metrics.json; lensdata/report/metrics.schema.json describes it
-PROBE_RESAMPLES = 2000  # of each of some fifty curves
 SURVEY_PIXSCALE = 0.262  # arcsec, for stamps that do not say
 JUDGED = ("cutout_id", "label", "logit", "healpix_128", "group_id")
 
@@ -52,13 +40,14 @@ def evaluate(run: JobRun) -> Outcome:
     config: EvaluateConfig = run.config
     manifest = read_manifest(run.inputs["manifest"])
     require_classes(manifest, [config.split])
+    audit_inputs.require_own(run)
     frame = manifest.table.to_pandas()
     rows = judged_rows(run.inputs["run"], frame, config.split)
     if config.catalogue_baseline:
         rows = baseline.with_catalogue_score(rows, frame[frame["split"] == "train"], config.seed)
     others = other_rows(run.inputs["run"], frame, config.split)
     found = measure(rows, run.inputs.get("controls"), config, others)
-    found = {"schema_version": METRICS_VERSION} | found | audits(run, frame, rows, config)
+    found = {"schema_version": METRICS_VERSION} | found | audit_inputs.audits(run, frame, rows, config)
     text, drawn = audit_page.render(material_of(run, manifest, frame, rows, found))
     failures = unmet(found, config)
     folder = f"{run.final}-failed" if failures else run.output
@@ -105,6 +94,9 @@ def judged_rows(run_uri: str, manifest: pd.DataFrame, split: str) -> pd.DataFram
     wanted = manifest[manifest["split"] == split]
     said = scores[["cutout_id", "logit", "score", "split"]].rename(columns={"split": "run_split"})
     rows = wanted.merge(said, on="cutout_id", how="left", validate="one_to_one")
+    broken = int((~np.isfinite(scores["logit"])).sum())
+    if broken:
+        raise InputError(f"Run {run_uri} has {broken} scores that are not finite numbers; score its stamps again.")
     missing = int(rows["logit"].isna().sum())
     if missing:
         raise InputError(
@@ -142,6 +134,7 @@ def measure(
     found: dict[str, Any] = dict(metrics.ranking(rows, config))
     if "catalogue_score" in rows:
         found["catalogue_only_auc"] = metrics.catalogue_only(rows, config)
+        found["network_less_catalogue_auc"] = metrics.above_catalogue(rows, config)
     if controls is not None:
         against = metrics.against_controls(rows, tables.read_table(controls).to_pandas(), config)
         found["without_arcs_auc"] = against.pop("auc")
@@ -152,61 +145,12 @@ def measure(
     found["resamples"] = config.resamples
     found["at_score_0.5"] = metrics.at_half(rows)
     found["purity"] = metrics.purity(rows, config)
-    found["calibration"] = calibration_figures.calibrated(rows, config)
+    found["calibration"] = calibration_sections.calibrated(rows, config)
     validation = None if others is None or config.split == "val" else others[others["split"] == "val"]
-    found["recalibration"] = calibration_figures.recalibrated(rows, validation, config)
+    found["recalibration"] = calibration_sections.recalibrated(rows, validation, config)
     found["strata"] = strata.stratified(rows, others, config)
     found["confusers"] = metrics.confuser_rates(rows)
     return found
-
-
-def audits(run: JobRun, manifest: pd.DataFrame, rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]:
-    """What other steps found: gates, probes, stacking and lists of real lenses; and what the score knows of the observation."""
-    found: dict[str, Any] = {}
-    if "gates" in run.inputs:
-        found["gates"] = storage.read_json(storage.join(run.inputs["gates"], "gates.json"))
-    if "stack" in run.inputs:
-        found["stacking"] = storage.read_json(storage.join(run.inputs["stack"], "stacking.json"))
-    if "probe" in run.inputs:
-        found["sensitivity"] = _sensitivity(run.inputs["probe"], manifest, config)
-    negatives = rows[rows["label"] == 0]
-    found["metadata_regression"] = metadata.regression(negatives, min(config.resamples, PROBE_RESAMPLES), config.seed)
-    found["metadata"] = metadata.verdict(found["metadata_regression"])
-    seen = set(manifest.loc[manifest["split"].isin(["train", "val"]), "cutout_id"].tolist())
-    for name, uri in run.inputs.items():
-        if name.startswith("recovery."):
-            listed = tables.read_table(uri, tables.SCORES).to_pandas()
-            own = name.removeprefix("recovery.")
-            found.setdefault("recovery", {})[own] = recovery.recovery(
-                listed, rows, seen, config.fpr_levels, circular=own in config.circular_lists
-            )
-    return found
-
-
-def _sensitivity(uri: str, manifest: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]:
-    table = sensitivity.wide(tables.read_table(uri, tables.PROBES).to_pandas(), manifest)
-    curves = sensitivity.curves(table, min(config.resamples, PROBE_RESAMPLES), config.seed)
-    checks = sensitivity.verdicts(table, curves)
-    label, ids = (table.index.get_level_values(name) for name in ("label", "cutout_id"))
-    split = manifest.set_index("cutout_id")["split"].reindex(ids).iloc[0]
-    found: dict[str, Any] = {
-        "split": split, "n_positive": int((label == 1).sum()), "n_negative": int((label == 0).sum()), "curves": curves,
-    }  # fmt: skip
-    maps = _maps(uri)
-    if maps:
-        fractions = tables.read_table(storage.join(uri, "attributions"), check=False).to_pandas()
-        found["attribution"] = sensitivity.attribution(fractions, manifest, maps["area"].tolist())
-        checks += sensitivity.attribution_verdicts(found["attribution"])
-    return found | {"checks": checks}
-
-
-def _maps(uri: str) -> dict[str, npt.NDArray[Any]]:
-    """Mean attribution maps of a probe, the pixel size and the zones' areas; empty if none were made."""
-    address = storage.join(uri, "attributions", "mean_maps.npz")
-    if not storage.exists(address):
-        return {}
-    with np.load(BytesIO(storage.read_bytes(address))) as archive:
-        return dict(archive)
 
 
 def material_of(
@@ -224,7 +168,7 @@ def material_of(
     found["paper_iv"] = paper_iv.comparison(found["auc"], config.split, info | {"settings": settings}, best)
     found["targets"] = verdicts.targets(config.targets, found)
     found["verdicts"] = verdicts.collect(found, health)
-    maps = _maps(run.inputs["probe"]) if "probe" in run.inputs else {}
+    maps = audit_inputs.mean_maps(run.inputs["probe"]) if "probe" in run.inputs else {}
     scale = float(maps.pop("pixscale_arcsec", SURVEY_PIXSCALE))
     maps.pop("area", None)
     lenses = int(rows["label"].sum())

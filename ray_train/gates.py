@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from lensdata import storage
-from lensdata.audit import baseline, features, gates, matching
+from lensdata.audit import baseline, features, gates, matching, metrics
 from lensdata.audit.regions import PIXSCALE_ARCSEC
 from lensdata.config.gates import GatesConfig
 from lensdata.errors import InputError
@@ -34,7 +34,7 @@ from lensdata.steps import JobFailed, JobRun, Outcome, progress, run_job
 from ray_train.context import use_threads
 from ray_train.core.data import stamps_in_order
 from ray_train.core.images import ImageRecipe, measure_statistics
-from ray_train.score import load_scorer
+from ray_train.score import check_fit, load_scorer
 from ray_train.stamps import group_reader, stamp_table
 from ray_train.training import image_recipe
 
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 64  # stamps whose features are computed together: a few MB, which the caches like
 POOL_PER_POSITIVE = 50  # others to choose a partner from
+SMALLEST_FOLDS = 3  # of a manifest's own that are used
 SKY = ("background", "pixel_statistics", "high_frequencies")  # stored and seen: a normalisation may hide or make them
 LIGHT = ("core", "profile", "annulus", "blueness", "fine_structure")  # as a network sees it
 Features = dict[tuple[str, str], npt.NDArray[np.floating]]
@@ -78,7 +79,7 @@ def run_gates(run: JobRun) -> Outcome:
             "folds": len(np.unique(folds[chosen])), "folded_by": folded_by, "seed": config.seed,
             "negatives": "host_matched" if alike else "random",
         },
-        "verdict": gates.overall(entries),
+        "verdict": gates.overall(entries), "not_judged": gates.not_judged(entries),
     }  # fmt: skip
     return _finish(run, result)
 
@@ -115,7 +116,7 @@ def match(
     near: npt.NDArray[np.bool_],
     caliper: float,
 ) -> matching.Matching:
-    """Host-matched negatives, of one type and sky fold with their positive, for the positives that were drawn.
+    """Host-matched negatives, of one type and fold with their positive, for the positives that were drawn.
 
     Partners lie in one fold: across folds a model would have seen the twin of a stamp with the other label.
     """
@@ -128,17 +129,21 @@ def match(
 
 
 def sky_folds(rows: pd.DataFrame, seed: int) -> tuple[npt.NDArray[np.int64], str]:
-    """A fold per row that keeps objects of one patch of sky together, and what it follows from."""
-    labels = rows["label"].to_numpy(np.int64)
-    for name in ("fold", "healpix_128", "group_id"):
-        if name not in rows or rows[name].isna().any():
-            continue
-        values = rows[name].to_numpy(np.int64)
-        if name != "fold":
-            return gates.make_folds(labels, values, seed), name
-        if len(np.unique(values)) >= 3:
-            return values, name
-    return gates.make_folds(labels, None, seed), "random: the manifest knows no fold, healpix_128 or group_id"
+    """A fold per row, and what a fold is of: "patches of sky", or "stamps" where the manifest does not know their pixels.
+
+    The manifest's own folds are taken where it has three or more; those of an imported set without positions are drawn at random.
+    Otherwise pixels of the sky are dealt out, joined where duplicates span them; without pixels groups of duplicates, or stamps.
+    """
+    patches = metrics.blocks_of(rows)
+    folded_by = "stamps" if patches is None else "patches of sky"
+    if _known(rows, "fold") and rows["fold"].nunique() >= SMALLEST_FOLDS:
+        return rows["fold"].to_numpy(np.int64), folded_by
+    groups = rows["group_id"].to_numpy(np.int64) if patches is None and _known(rows, "group_id") else patches
+    return gates.make_folds(rows["label"].to_numpy(np.int64), groups, seed), folded_by
+
+
+def _known(rows: pd.DataFrame, name: str) -> bool:
+    return name in rows and bool(rows[name].notna().all())
 
 
 def recipe_for(run: JobRun, part: Manifest) -> ImageRecipe:
@@ -146,6 +151,7 @@ def recipe_for(run: JobRun, part: Manifest) -> ImageRecipe:
     layout, config = part.layout(), run.config
     if "run" in run.inputs:
         scorer = load_scorer(run.inputs["run"], config.checkpoint, torch.device("cpu"))
+        check_fit(scorer, layout)
         return scorer.images(layout)
     recipe = image_recipe(config, layout)
     if not recipe.needs_statistics:
@@ -288,13 +294,16 @@ def _finish(run: JobRun, result: dict[str, Any]) -> Outcome:
     """Write, say, and fail if asked to."""
     config: GatesConfig = run.config
     verdict, limit = result["verdict"], config.fail_on
-    bad = limit is not None and gates.VERDICTS.index(verdict) >= gates.VERDICTS.index(limit)
+    bad = limit is not None and gates.SEVERITY.index(verdict) >= gates.SEVERITY.index(limit)
     folder = f"{run.final}-failed" if bad else run.output
     storage.remove(f"{run.final}-failed")
     storage.write_json(storage.join(folder, "gates.json"), result)
     for line in gates.table_lines(result["gates"]):
         log.info("%s", line)
-    log.info("gates verdict=%s n=%d read=%d", verdict, result["sample"]["n"], result["sample"]["n_read"])
+    log.info(
+        "gates verdict=%s n=%d read=%d not_judged=%r",
+        verdict, result["sample"]["n"], result["sample"]["n_read"], ", ".join(result["not_judged"]),
+    )  # fmt: skip
     if bad:
         worst = [entry for entry in result["gates"] if entry["verdict"] == verdict]
         raise JobFailed(f"{len(worst)} gates say {verdict}, first {worst[0]['gate']}; see {folder}/gates.json")

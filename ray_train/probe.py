@@ -22,6 +22,7 @@ import torch
 from lensdata import jobs, steps, storage, tables
 from lensdata.audit import gates
 from lensdata.config.probe import ProbeConfig
+from lensdata.errors import InputError
 from lensdata.shards.layout import ImageLayout
 from lensdata.shards.manifests import Manifest, read_manifest, require_classes
 from lensdata.steps import JobRun, Outcome
@@ -36,6 +37,7 @@ from ray_train.training import pairs_of, write_scores
 log = logging.getLogger(__name__)
 
 SURVEY_PIXSCALE = 0.262  # arcsec, for stamps that do not say
+PICTURE = "rgb8"  # the unit of stamps that are no flux
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +62,8 @@ class Prober:
         """What can be done to these stamps."""
         images = self.scorer.images(self.layout)
         height, _, planes = images.prepared_shape(self.layout.shape)
-        return probes(height, planes, self.pixscale, pairs_of(self.scorer.config.images.bands or self.layout.bands))
+        pairs = pairs_of(self.scorer.config.images.bands or self.layout.bands)
+        return probes(height, planes, self.pixscale, pairs, flux=self.layout.unit != PICTURE)
 
     def batches(self, part: Manifest) -> Iterator[Stamps]:
         """The part's stamps, at most a batch at a time, in the order of its rows."""
@@ -102,10 +105,20 @@ def probe(run: JobRun) -> Outcome:
 
 
 def chosen(manifest: Manifest, config: ProbeConfig, limit: int | None) -> Manifest:
-    """The rows that are probed."""
+    """The rows that are probed: all of the split, or as many lenses as others as far as there are.
+
+    Raises
+    ------
+    InputError
+        The split lacks a class, or one stamp is asked for, which cannot be of both.
+    """
     require_classes(manifest, [config.split])
     manifest = manifest.split(config.split)
     size = limit if limit is not None else config.rows_max
+    if size == 1:
+        raise InputError(
+            "rows_max (or --test-limit) is 1; give at least 2, a lens and another, or 0 for all of the split."
+        )
     if not size or size >= len(manifest):
         return manifest
     keep = np.zeros(len(manifest), bool)

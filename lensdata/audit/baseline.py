@@ -12,7 +12,7 @@ FEATURES = (
     "psfsize_g", "psfsize_r", "psfsize_z", "psfdepth_g", "psfdepth_r", "psfdepth_z", "ebv",
 )  # fmt: skip
 CATALOGUE = ("mag_g", "mag_r", "mag_z", "gr", "rz", "shape_r", "axis_ratio", "ellipticity", "sersic")
-CONDITIONS = ("nobs_", "psfsize_", "psfdepth_", "galdepth_", "ebv", "dec")  # columns that begin so; NOTES 5.2 (1)
+CONDITIONS = ("nobs_", "psfsize_", "psfdepth_", "galdepth_", "ebv", "dec")  # columns that begin so; R-S8
 FILE_TEXTS = ("route", "layer", "bands", "kind")
 FILE_NUMBERS = ("missing_frac_", "saturated_frac", "edge_score")  # columns that begin so
 MOST_VALUES = 20  # of a text column; more are names, not kinds

@@ -1,4 +1,4 @@
-"""Can anything simpler than an arc tell the classes apart? Gates on what a network could see (R-E4, NOTES 5.2).
+"""Can anything simpler than an arc tell the classes apart? Gates on what a network could see (R-E4).
 
 Two kinds of gates. What has nothing to do with lenses (observing conditions, sky, odd pixels, noise, files) must not tell the
 classes apart in any sample. What differs for physical reasons (a lens has a luminous, red host) is a floor that a network
@@ -36,7 +36,7 @@ PENALTY = 0.01  # inverse strength: hundreds of pixels against two thousand stam
 LEARNERS: tuple[Learner, ...] = ("logistic", "trees")
 TREES, TREE_RATE = 40, 0.1  # shallow and few: what two thousand stamps can carry
 MIN_OBJECTS = 20  # of each class
-VERDICTS = ("NOT MEASURED", "FLOOR", "PASS", "WARN", "FAIL")  # from harmless to bad
+SEVERITY = ("PASS", "NOT MEASURED", "WARN", "FAIL")  # of an overall verdict, from harmless to bad
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Limits:
     """AUC below which a gate passes, below which it warns, and what is held against them.
 
     `value`: the AUC itself, as R-E4 writes it; a FAIL then also needs an interval clear of 0.5.
-    `low`: the lower end of its 95% interval, as NOTES 5.2 writes it.
+    `low`: the lower end of its 95% interval, so that a small sample does not fail by chance; this project's own.
     """
 
     passes: float
@@ -54,9 +54,7 @@ class Limits:
 
 CORE = Limits(0.60, 0.65, "value")  # R-E4
 PROFILE = Limits(0.55, 0.60, "value")  # R-E4
-NUISANCE = Limits(
-    0.55, 0.60, "low"
-)  # NOTES 5.2: the lower bound below 0.55 passes; 0.60 ends the earlier project's green
+NUISANCE = Limits(0.55, 0.60, "low")  # this project's own: the numbers of R-E4's profile, on the lower bound
 # R-E4's numbers are for logistic regression. Trees also see the depth a little, as scatter of the colours of faint light.
 LIGHT_TREES = Limits(0.60, 0.65, "low")
 
@@ -189,7 +187,7 @@ def judge(
     features
         (n, k), or the reason why there are none.
     folds
-        (n,), sky fold of each stamp.
+        (n,), fold of each stamp.
     sample
         "random": a physical gate is a floor; "host_matched": its limits hold.
     resamples
@@ -216,7 +214,7 @@ def judge(
         scores = out_of_fold(features, labels, folds, learner, seed)
         judged = np.isfinite(scores)
         if len(np.unique(labels[judged])) < 2:
-            message = "Not measured: all stamps of a class are in one fold of the sky."
+            message = "Not measured: all stamps of a class are in one fold."
             entries.append(entry | {"auc": None, "verdict": "NOT MEASURED", "message": message})
             continue
         # equal features score equal but for rounding, which is not an order
@@ -235,7 +233,7 @@ def verdict_of(found: Interval, limits: Limits) -> str:
     """PASS, WARN or FAIL of a measured AUC.
 
     An interval wholly below 0.5 is mirrored and held to the same limits, but is no FAIL: a sample that is balanced more closely
-    than chance (quotas, matched pairs) ranks unseen sky the wrong way round, and so does a difference that turns over the sky.
+    than chance (quotas, matched pairs) ranks unseen folds the wrong way round, and so does a difference that turns over the sky.
 
     >>> verdict_of(Interval(0.62, 0.49, 0.75), PROFILE), verdict_of(Interval(0.62, 0.60, 0.64), PROFILE)
     ('WARN', 'FAIL')
@@ -257,7 +255,7 @@ def message_of(gate: Gate, found: Interval, verdict: str) -> str:
         return f"{seen}: what they alone reach against negatives drawn at random, and a network must beat."
     if found.high < 0.5:
         return (
-            f"{seen}: they rank unseen sky the wrong way round, as in a sample balanced more closely than chance, or where a "
+            f"{seen}: they rank unseen folds the wrong way round, as in a sample balanced more closely than chance, or where a "
             "difference turns over the sky."
         )
     if verdict == "PASS":
@@ -271,8 +269,22 @@ def message_of(gate: Gate, found: Interval, verdict: str) -> str:
 
 
 def overall(entries: Iterable[dict[str, Any]]) -> str:
-    """The worst verdict; floors and what was not measured only where there is nothing else."""
-    return max((entry["verdict"] for entry in entries), key=VERDICTS.index, default="NOT MEASURED")
+    """The worst verdict of what was held to limits; no PASS where that leaves a physical gate out (`not_judged`)."""
+    known = list(entries)
+    worst = max((entry["verdict"] for entry in known if _is_judged(entry)), key=SEVERITY.index, default="NOT MEASURED")
+    return "NOT MEASURED" if worst == "PASS" and not_judged(known) else worst
+
+
+def not_judged(entries: Iterable[dict[str, Any]]) -> list[str]:
+    """Titles of the physical gates that are a floor or not measured in every entry: no alike hosts, or stamps that cannot say.
+
+    >>> floor = {"gate": "core", "title": "Core", "verdict": "FLOOR"}
+    >>> not_judged([floor]), not_judged([floor, floor | {"verdict": "PASS"}])
+    (['Core'], [])
+    """
+    known = [entry for entry in entries if GATES[entry["gate"]].physical]
+    judged = {entry["gate"] for entry in known if _is_judged(entry)}
+    return list(dict.fromkeys(entry["title"] for entry in known if entry["gate"] not in judged))
 
 
 def table_lines(entries: Sequence[dict[str, Any]]) -> list[str]:
@@ -287,6 +299,10 @@ def table_lines(entries: Sequence[dict[str, Any]]) -> list[str]:
         names = f"{entry['gate']:18s} {entry['input']:9s} {entry['sample']:12s} {entry['learner']:8s}"
         lines.append(f"{names} {entry['n_features']:4d}  {figures}  {limit:5s}  {entry['verdict']}")
     return lines
+
+
+def _is_judged(entry: dict[str, Any]) -> bool:
+    return entry["verdict"] in ("PASS", "WARN", "FAIL")
 
 
 def _too_little(features: Floats, labels: Labels) -> str:

@@ -1,4 +1,4 @@
-"""Negatives that look like the hosts of the positives: one for each, from the catalogue (R-E4, NOTES 5.2).
+"""Negatives that look like the hosts of the positives: one for each, from the catalogue (R-E4).
 
 Against galaxies drawn at random a lens is told by its host alone, which is luminous and red. Against a host-matched negative
 that way is closed, and what is left is arcs or a shortcut.

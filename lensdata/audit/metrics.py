@@ -12,7 +12,9 @@ import pandas as pd
 from lensdata.audit import blocks, intervals, roc
 from lensdata.audit.delong import delong
 from lensdata.audit.intervals import Interval, binomial
+from lensdata.audit.paired import paired_bootstrap
 from lensdata.config.evaluation import EvaluateConfig
+from lensdata.errors import InputError
 from lensdata.hashing import cutout_id
 
 PARTIAL_FPR = 1e-2
@@ -125,7 +127,7 @@ def _behind(name: str, found: Interval, rows: pd.DataFrame, counts: roc.GapCount
     if name in TPR_ALLOWED:
         allowed = TPR_ALLOWED[name]
     elif name.startswith("tpr_at_fpr_"):
-        allowed = int(np.floor(float(name.removeprefix("tpr_at_fpr_")) * counts.n_negative * roc.ROUNDING))
+        allowed = roc.allowed(float(name.removeprefix("tpr_at_fpr_")), counts.n_negative)
     else:
         return {}
     threshold = roc.threshold_at_count(counts, allowed)
@@ -174,10 +176,17 @@ def purity(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]:
     """
     counts = roc.compress(rows["label"], rows["logit"])
     logit, lens = rows["logit"].to_numpy(np.float64), (rows["label"] == 1).to_numpy()
-    thresholds = {f"FPR {level:g}": roc.threshold_at_fpr(counts, level) for level in config.fpr_levels}
-    above = {"score > 0.5": logit > 0} | {name: logit >= threshold for name, threshold in thresholds.items()}
-    found = []
+    above = {"score > 0.5": logit > 0}
+    for level in config.fpr_levels:
+        above[f"FPR {level:g}"] = logit >= roc.threshold_at_fpr(counts, level)
+    unmeasured = {f"FPR {level:g}" for level in config.fpr_levels if not roc.allowed(level, counts.n_negative)}
+    found: list[dict[str, Any]] = []
     for name, passed in above.items():
+        if name in unmeasured:
+            reason = f"{counts.n_negative} others allow no false positive at this rate"
+            found.append({"threshold": name, "n_positive": counts.n_positive, "n_negative": counts.n_negative,
+                          "value": None, "low": None, "high": None, "reason": reason})  # fmt: skip
+            continue
         true, false = int((passed & lens).sum()), int((passed & ~lens).sum())
         expected = purity_interval(
             (true, counts.n_positive), (false, counts.n_negative), config.survey_prevalence, config.seed
@@ -217,6 +226,7 @@ def confuser_rates(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """False-positive rate per confuser category, at a score of 0.5 and at the threshold of an overall FPR of 1e-2."""
     counts = roc.compress(rows["label"], rows["logit"])
     threshold = roc.threshold_at_fpr(counts, 1e-2)
+    measurable = roc.allowed(1e-2, counts.n_negative) > 0
     negatives = rows[rows["label"] == 0]
     groups = (
         negatives["confuser"].fillna("no category")
@@ -226,7 +236,10 @@ def confuser_rates(rows: pd.DataFrame) -> list[dict[str, Any]]:
     out = []
     kinds = list(negatives.groupby(groups)) if groups.nunique() > 1 else []
     for name, group in [("all negatives", negatives), *kinds]:
-        for rule, hits in (("score > 0.5", group["score"] > 0.5), ("overall FPR 0.01", group["logit"] >= threshold)):
+        rules = {"score > 0.5": group["score"] > 0.5}
+        if measurable:
+            rules["overall FPR 0.01"] = group["logit"] >= threshold
+        for rule, hits in rules.items():
             found = binomial(int(hits.sum()), len(group))
             out.append({"category": str(name), "rule": rule, "value": found.value, "low": found.low, "high": found.high,
                         "false_positives": int(hits.sum()), "n_negative": len(group)})  # fmt: skip
@@ -246,6 +259,10 @@ def against_controls(rows: pd.DataFrame, controls: pd.DataFrame, config: Evaluat
     paired = lenses.merge(
         controls[["cutout_id", "logit", "score"]], left_on="control_id", right_on="cutout_id", suffixes=("", "_control")
     )
+    if not len(paired):
+        raise InputError(
+            f"The controls hold none of the {len(lenses)} judged lenses: their keys are those of kind control."
+        )
     negatives = rows.loc[rows["label"] == 0, "logit"]
     both = pd.concat([paired["logit_control"], negatives])
     label = np.r_[np.ones(len(paired)), np.zeros(len(negatives))]
@@ -268,3 +285,19 @@ def catalogue_only(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]
     )["auc"]
     positives = int((rows["label"] == 1).sum())
     return entry("AUC of a catalogue-only classifier", found, positives, len(rows) - positives)
+
+
+def above_catalogue(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]:
+    """How much more than the catalogue-only classifier the network knows: AUC less AUC, of the same objects."""
+    found = paired_bootstrap(
+        rows["label"], rows["logit"], rows["catalogue_score"], {"auc": roc.auc}, config.resamples, config.seed
+    )["auc"]
+    positives = int((rows["label"] == 1).sum())
+    interval = Interval(found.value, found.low, found.high)
+    return entry(
+        "AUC of the network less that of the catalogue",
+        interval,
+        positives,
+        len(rows) - positives,
+        p_value=found.p_value,
+    )

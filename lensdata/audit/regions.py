@@ -14,8 +14,8 @@ Floats = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 
 CORE_RADIUS = 5.0  # pixels; R-E4
-ANNULUS_ARCSEC = (0.8, 3.0)  # where arcs of galaxies lie; NOTES 5.3
-SKY_ARCSEC = 8.0  # NOTES 5.2 (6)
+ANNULUS_ARCSEC = (0.8, 3.0)  # where arcs of galaxies lie (R-E4 names the annulus, its edges are this project's own)
+SKY_ARCSEC = 8.0  # neither host nor arcs of a galaxy reach farther; this project's own
 PIXSCALE_ARCSEC = 0.262  # R-C1; taken where a set does not say
 MAD_TO_SIGMA = 1.4826
 

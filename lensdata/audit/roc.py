@@ -211,6 +211,15 @@ def tpr_at_count(curve: Roc, allowed: npt.ArrayLike) -> Floats:
     return np.asarray(found / curve.n_positive)
 
 
+def allowed(level: float, n_negative: int) -> int:
+    """False positives that a false-positive rate allows among so many negatives; with 0 it cannot be measured.
+
+    >>> allowed(1e-2, 394), allowed(1e-3, 394), allowed(1e-4, 10_000)
+    (3, 0, 1)
+    """
+    return int(np.floor(level * n_negative * ROUNDING))
+
+
 def threshold_at_fpr(counts: GapCounts, level: float) -> float:
     """Lowest positive score whose false-positive rate is at most ``level``; infinite where there is none."""
     return threshold_at_count(counts, int(np.floor(level * counts.n_negative * ROUNDING)))

@@ -116,7 +116,8 @@ def stratified(rows: pd.DataFrame, others: pd.DataFrame | None, config: Evaluate
     dict
         ``threshold`` (logit), ``smallest``, ``edges`` of the bins, ``groups`` (a list of strata per kind) and ``brick``.
     """
-    threshold = roc.threshold_at_fpr(roc.compress(rows["label"], rows["logit"]), OVERALL_FPR)
+    counts = roc.compress(rows["label"], rows["logit"])
+    threshold = roc.threshold_at_fpr(counts, OVERALL_FPR) if roc.allowed(OVERALL_FPR, counts.n_negative) else None
     groups: dict[str, list[dict[str, Any]]] = {}
     for stratum in strata_of(rows):
         groups.setdefault(stratum.kind, []).append(_figures(rows, stratum, threshold, config))
@@ -125,7 +126,8 @@ def stratified(rows: pd.DataFrame, others: pd.DataFrame | None, config: Evaluate
         groups.setdefault("split", []).append(_figures(everything, stratum, threshold, config))
     return {
         "overall_fpr": OVERALL_FPR,
-        "logit_threshold": threshold if np.isfinite(threshold) else None,
+        "overall_fpr_measurable": roc.allowed(OVERALL_FPR, int((rows["label"] == 0).sum())) > 0,
+        "logit_threshold": threshold if threshold is not None and np.isfinite(threshold) else None,
         "smallest": config.smallest_stratum,
         "edges": {
             "psf": {"of": "psfsize_r", "unit": "arcsec", "edges": list(PSF_EDGES_ARCSEC)},
@@ -137,7 +139,7 @@ def stratified(rows: pd.DataFrame, others: pd.DataFrame | None, config: Evaluate
     }
 
 
-def _figures(rows: pd.DataFrame, stratum: Stratum, threshold: float, config: EvaluateConfig) -> dict[str, Any]:
+def _figures(rows: pd.DataFrame, stratum: Stratum, threshold: float | None, config: EvaluateConfig) -> dict[str, Any]:
     """One stratum: AUC, completeness and false-positive rates, each with interval and n, or ``too_few``."""
     label, logit = (rows["label"] == 1).to_numpy(), rows["logit"].to_numpy(np.float64)
     positives = logit[label & (stratum.members if stratum.of != "others" else True)]
@@ -151,11 +153,18 @@ def _figures(rows: pd.DataFrame, stratum: Stratum, threshold: float, config: Eva
         found["auc"] = {"value": area.value, "low": area.low, "high": area.high,
                         "n_positive": len(positives), "n_negative": len(negatives)}  # fmt: skip
     if stratum.of != "others":
-        found["tpr_at_overall_fpr_0.01"] = _share(positives >= threshold, config.smallest_stratum)
+        found["tpr_at_overall_fpr_0.01"] = _above(positives, threshold, config.smallest_stratum)
     if stratum.of != "lenses":
         found["fpr_at_score_0.5"] = _share(negatives > 0, config.smallest_stratum)
-        found["fpr_at_overall_fpr_0.01"] = _share(negatives >= threshold, config.smallest_stratum)
+        found["fpr_at_overall_fpr_0.01"] = _above(negatives, threshold, config.smallest_stratum)
     return found
+
+
+def _above(logits: npt.NDArray[np.float64], threshold: float | None, smallest: int) -> dict[str, Any]:
+    """Share at or above a threshold; too few where the sample allows none."""
+    if threshold is None:
+        return {"too_few": True, "hits": None, "n": len(logits)}
+    return _share(logits >= threshold, smallest)
 
 
 def _share(hits: Mask, smallest: int) -> dict[str, Any]:

@@ -31,13 +31,22 @@ def collect(found: dict[str, Any], health: Iterable[dict[str, Any]]) -> list[dic
     """
     out = [
         entry(
-            "training", check["check"].replace("_", " "), check["status"], check["message"], {"value": check["value"]}
+            "training",
+            f"in training: {check['check'].replace('_', ' ')}",
+            check["status"],
+            check["message"],
+            {"value": check["value"]},
         )
         for check in health
     ]
     out += _gates(found.get("gates", {}).get("gates", []))
-    checks = found.get("sensitivity", {}).get("checks", []) + [found[name] for name in ("metadata",) if name in found]
-    out += [entry("network", c["title"], c["verdict"], c["message"], c) for c in checks]
+    out += [
+        entry("network", c["title"], c["verdict"], c["message"], c)
+        for c in found.get("sensitivity", {}).get("checks", [])
+    ]
+    if "metadata" in found:
+        known = found["metadata"]
+        out.append(entry("observation", known["title"], known["verdict"], known["message"], known))
     out += theta_e(found.get("strata", {}).get("groups", {}).get("theta_e", []))
     out += [
         entry("performance", target["title"], target["verdict"], target["message"], target)
@@ -55,23 +64,28 @@ def counts(lines: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 
 def _gates(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per gate, sample and input: its worse learner."""
+    """One line per gate, sample and input: its worse learner, of equal ones that which tells the classes better apart."""
+
+    def badness(gate: dict[str, Any]) -> tuple[int, float]:
+        return -VERDICTS.index(gate["verdict"]), abs(gate["auc"]["value"] - 0.5) if gate["auc"] else -1.0
+
     worst: dict[tuple[str, str, str], dict[str, Any]] = {}
     for gate in entries:
         key = (gate["gate"], gate["sample"], gate["input"])
-        if key not in worst or VERDICTS.index(gate["verdict"]) < VERDICTS.index(worst[key]["verdict"]):
+        if key not in worst or badness(gate) > badness(worst[key]):
             worst[key] = gate
     alike = {"random": "as drawn", "host_matched": "hosts matched"}
     return [
-        entry(
-            "gates",
-            f"{gate['title']}, {gate['input']}, {alike[gate['sample']]}",
-            gate["verdict"],
-            gate["message"],
-            gate["auc"],
-        )
+        entry("gates", f"{gate['title']}, {gate['input']}, {alike[gate['sample']]}, {gate['learner']}", gate["verdict"],
+              gate["message"], gate["auc"])
         for gate in worst.values()
-    ]
+    ]  # fmt: skip
+
+
+def highest_floor(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The gate that a network has most to beat."""
+    floors = [gate for gate in entries if gate["verdict"] == "FLOOR"]
+    return max(floors, key=lambda gate: gate["auc"]["value"], default=None)
 
 
 def theta_e(strata: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -80,6 +94,8 @@ def theta_e(strata: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if len(areas) < 2:
         return []
     spread, worst = max(areas) - min(areas), min(areas)
+    fewest = min(stratum["n_positive"] for stratum in strata if "value" in stratum["auc"])
+    counted = f"of {len(areas)} bins with enough lenses, the smallest of {fewest}"
     of_spread = "PASS" if spread < THETA_SPREAD[0] else "FAIL" if spread > THETA_SPREAD[1] else "WARN"
     of_worst = "PASS" if worst > THETA_WORST[0] else "FAIL" if worst < THETA_WORST[1] else "WARN"
     return [
@@ -87,14 +103,14 @@ def theta_e(strata: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "strata",
             "spread of the AUC over Einstein radii",
             of_spread,
-            "best less worst bin with enough lenses",
+            f"best less worst {counted}",
             {"value": spread},
         ),
         entry(
             "strata",
             "AUC of the worst bin of Einstein radius",
             of_worst,
-            "of the bins with enough lenses",
+            counted,
             {"value": worst},
         ),
     ]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from lensdata.config.base import UNHASHED, Config, Field
 
+TARGET = re.compile(  # metrics that a study may ask a minimum of
+    r"auc|average_precision|accuracy|tpr0|tpr10|tpr_at_fpr_[\de.-]+|partial_auc_0\.01|precision_at_recall_0\.95?|"
+    r"recall_at_precision_0\.95|top_\d+|catalogue_only_auc|network_less_catalogue_auc|without_arcs_auc|lens_above_its_control"
+)
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -41,7 +46,9 @@ class EvaluateConfig(Config):
         True, description="report a classifier that sees catalogue columns only: the floor a network must beat"
     )
     gallery_stamps: int = Field(24, ge=0, le=200, description="stamps per gallery")
-    require_auc_above: float | None = Field(None, ge=0, le=1, description="fail the step where the AUC is below this")
+    require_auc_above: float | None = Field(
+        None, ge=0, le=1, description="fail the step where the AUC is not above this"
+    )
     require_ece_below: float | None = Field(
         None, ge=0, le=1, description="fail the step where the calibration error (equal width) is not below this (R-E2)"
     )
@@ -55,3 +62,12 @@ class EvaluateConfig(Config):
     pipeline_folder: Annotated[str | None, UNHASHED] = Field(
         None, description="folder of the pipeline's steps, for the sections on what was dropped and on wall time"
     )
+
+    @model_validator(mode="after")
+    def _targets_are_metrics(self) -> EvaluateConfig:
+        for name in self.targets:
+            if not TARGET.fullmatch(name):
+                raise ValueError(
+                    f"targets.{name} is no metric that can be asked for; these are {TARGET.pattern.replace('|', ', ')}"
+                )
+        return self

@@ -20,7 +20,9 @@ class ProbeConfig(Config):
         default="val", description="split that is probed; test only for the final evaluation (R-T10)"
     )
     rows_max: int = Field(
-        default=2000, ge=0, description="stamps, half of either class as far as there are; 0: all of the split"
+        default=2000,
+        ge=0,
+        description="stamps, half of either class as far as there are, 2 at least; 0: all of the split",
     )
     seed: int = Field(default=42, ge=0, description="of the choice of stamps")
     batch: int = Field(default=128, ge=1, description="stamps per forward pass")

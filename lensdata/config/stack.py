@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lensdata.config.base import Config
+from lensdata.config.evaluation import Rate
 
 Form = Literal[
     "best_member",
@@ -23,8 +24,16 @@ FORMS: tuple[Form, ...] = (
 )  # fmt: skip
 CONDITIONS = (
     "nobs_g", "nobs_r", "nobs_z", "psfsize_g", "psfsize_r", "psfsize_z", "psfdepth_g", "psfdepth_r", "psfdepth_z", "ebv",
-    "mag_z", "gr", "rz",
 )  # fmt: skip
+
+
+def completeness(level: float) -> str:
+    """Name of the completeness at a false-positive rate.
+
+    >>> completeness(1e-3)
+    'tpr_at_fpr_0.001'
+    """
+    return f"tpr_at_fpr_{level:g}"
 
 
 class StackConfig(Config):
@@ -39,7 +48,7 @@ class StackConfig(Config):
     folds: int = Field(
         default=5,
         ge=0,
-        description="where both are one split: each HEALPix group is scored by fits to the other folds; 0: no",
+        description="where both are one split: each patch of sky is scored by fits to the other folds; 0: no",
     )
     forms: tuple[Form, ...] = Field(
         default=FORMS, min_length=1, description="combinations; docs/guide/audit.md describes them"
@@ -47,13 +56,24 @@ class StackConfig(Config):
     features: tuple[str, ...] = Field(
         default=CONDITIONS, description="manifest columns that the weights of the feature-weighted forms may depend on"
     )
-    fpr_levels: tuple[float, ...] = Field(
+    offset: bool = Field(
+        default=False,
+        description="weighted_free as published: weights of either sign and a term of the features alone, which can be a shortcut",
+    )
+    fpr_levels: tuple[Rate, ...] = Field(
         default=(1e-2, 1e-3, 1e-4),
         min_length=1,
         description="false-positive rates at which a combination has to be better",
     )
     resamples: int = Field(default=10_000, ge=100, description="of the paired bootstrap")
     seed: int = Field(default=42, ge=0, description="of folds, first weights and bootstrap")
+
+    @field_validator("fpr_levels")
+    @classmethod
+    def _levels_differ(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if len({completeness(level) for level in levels}) < len(levels):
+            raise ValueError("false-positive rates should differ in their first six digits")
+        return levels
 
     @model_validator(mode="after")
     def _never_judged_on_what_was_fitted(self) -> StackConfig:

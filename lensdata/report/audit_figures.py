@@ -13,7 +13,7 @@ from matplotlib.patches import Circle
 
 from lensdata.report.figures import ACCENT, CONTROL, INK, LENS, OTHER, SERIES, canvas
 
-FILLS = {"core_zero": ("0 (sky)", LENS, "o"), "core_noise": ("noise of its own sky", OTHER, "s"),
+FILLS = {"core_zero": ("0", LENS, "o"), "core_noise": ("noise of its own sky", OTHER, "s"),
          "core_azimuthal": ("its azimuthal median", CONTROL, "^")}  # fmt: skip
 CHANGES = {
     "none": "untouched", "arc_azimuthal": 'arc annulus (0.8-3") smoothed round', "scramble": "rings turned against each other",
@@ -134,10 +134,7 @@ def core_and_rings(curves: Sequence[dict[str, Any]], pixscale_arcsec: float) -> 
 def changes(curves: Sequence[dict[str, Any]], sizes: tuple[int, int]) -> Figure:
     """AUC, and completeness and false positives at a fixed threshold, of stamps changed in other ways."""
     chosen = [entry for entry in curves if entry["probe"] in CHANGES]
-    names = [
-        CHANGES[entry["probe"]] + (f" {entry['level']:g} times" if entry["probe"] in ("seeing", "depth") else "")
-        for entry in chosen
-    ]
+    names = [CHANGES[entry["probe"]] + _how(entry["probe"], entry["level"]) for entry in chosen]
     figure, (left, right) = canvas(2, width=4.2, height=0.27 * len(chosen) + 1.2)
     intervals_by_row(left, [entry["auc"] for entry in chosen], LENS)
     left.axvline(0.5, color=ACCENT, ls="--", lw=1)
@@ -149,8 +146,18 @@ def changes(curves: Sequence[dict[str, Any]], sizes: tuple[int, int]) -> Figure:
         axes.set_ylim(len(chosen) - 0.5, -0.5)
     left.set(xlabel="AUC, 95% interval", title=f"{sizes[0]} lenses and {sizes[1]} others")
     right.set(xlabel="share above the threshold of FPR 0.01", xlim=(-0.02, 1.02), title="At a fixed threshold")
-    right.legend(frameon=False, loc="lower right", fontsize=8.5)
+    if any(entry["completeness"] for entry in chosen):
+        right.legend(frameon=False, loc="lower right", fontsize=8.5)
     return figure
+
+
+def _how(probe: str, level: float) -> str:
+    """What a probe's level means, for the names of rows."""
+    if probe in ("seeing", "depth"):
+        return f" {level:g} times"
+    if probe == "permuted":
+        return f", turn {level:g}"
+    return f" {('right', 'left', 'up', 'down')[int(level)]}" if probe == "shift" else ""
 
 
 def attributions(
@@ -158,20 +165,31 @@ def attributions(
 ) -> Figure:
     """Mean maps of where logits come from, lenses beside others; circles at 0.8 and 3 arcsec."""
     methods = list(dict.fromkeys(name.rsplit("_", 1)[0] for name in maps))
-    figure, panels = canvas(2 * len(methods), width=2.5, height=2.8)
+    figure, panels = canvas(2 * len(methods), width=2.6, height=3.0)
     shown = [(method, label) for method in methods for label in (1, 0)]
     for axes, (method, label) in zip(panels, shown, strict=True):
-        axes.set_axis_off()
         picture = maps.get(f"{method}_{label}")
         if picture is None:
+            axes.set_axis_off()
             continue
         half = len(picture) / 2 * pixscale_arcsec
-        axes.imshow(picture, origin="lower", extent=(-half, half, -half, half), cmap="viridis", rasterized=True)
+        top = max(float(maps[name].max()) for name in maps if name.startswith(method))  # lenses and others on one scale
+        image = axes.imshow(
+            100 * picture, origin="lower", extent=(-half, half, -half, half), cmap="viridis", vmin=0, vmax=100 * top,
+            rasterized=True,
+        )  # fmt: skip
         centre = (len(picture) // 2 + 0.5) * pixscale_arcsec - half  # the centre pixel is n // 2
         for radius in (0.8, 3.0):
             axes.add_patch(Circle((centre, centre), radius, fill=False, color="white", lw=0.9, ls="--"))
         kind = "lenses" if label else "others"
+        axes.grid(visible=False)
         axes.set_title(f"{method.replace('_', ' ').capitalize()}\n{counts.get((method, label), 0)} {kind}", fontsize=9)
+        axes.set_xlabel("arcsec", fontsize=8)
+        axes.tick_params(labelsize=7)
+        if label == 0:
+            bar = figure.colorbar(image, ax=axes, shrink=0.7)
+            bar.set_label("% of a stamp's attribution per pixel", fontsize=7)
+            bar.ax.tick_params(labelsize=7)
     return figure
 
 
@@ -221,7 +239,8 @@ def side_by_side(runs: dict[str, dict[str, Any]], metrics: Sequence[str]) -> Fig
     figure, (axes,) = canvas(width=7.0, height=0.22 * len(metrics) * (len(runs) + 1) + 1.2)
     for number, ((name, found), colour) in enumerate(zip(runs.items(), SERIES * 9, strict=False)):
         offset = 0.7 * ((number + 0.5) / len(runs) - 0.5)
-        intervals_by_row(axes, [found.get(key) for key in metrics], colour, "osD^vP"[number % 6], offset, name)
+        own = [found.get(key) if found.get(key, {}).get("false_positives_allowed", 1) else None for key in metrics]
+        intervals_by_row(axes, own, colour, "osD^vP"[number % 6], offset, name)
     axes.set_yticks(range(len(metrics)), [titles[key] for key in metrics], fontsize=8.5)
     axes.invert_yaxis()
     axes.set(xlabel="value, 95% interval", xlim=(None, 1.01), title="Side by side")

@@ -70,7 +70,8 @@ def render(material: Material) -> tuple[str, dict[str, Figure]]:
             ("run", "What was run", True), ("sample", "Sample", True), ("training", "Training", True),
             ("performance", "Performance", True), ("strata", "Strata", True), ("calibration", "Calibration", True),
             ("gates", "Shortcuts in the data", "gates" in found), ("network", "What the network looks at", "sensitivity" in found),
-            ("stacking", "Stacking", "stacking" in found), ("recovery", "Recovery of real lenses", "recovery" in found),
+            ("observation", "Score and observation", True), ("stacking", "Stacking", "stacking" in found),
+            ("recovery", "Recovery of real lenses", "recovery" in found),
             ("paper_iv", "Paper IV", "paper_iv" in found), ("galleries", "Galleries", bool(material.galleries)),
             ("methods", "How to read it", True), ("time", "Wall time", bool(material.steps)),
         )
@@ -84,7 +85,7 @@ def render(material: Material) -> tuple[str, dict[str, Figure]]:
     text = page.render(
         "report.html", title=material.title, subtitle=material.subtitle, contents=contents, found=found,
         tiles=[found[name] for name in TILES if name in found and _measurable(found[name])][:6], metrics=shown,
-        findings=material.findings, lines=lines, counts=verdicts.counts(lines), facts=material.facts,
+        findings=material.findings, told=told(lines), counts=verdicts.counts(lines), facts=material.facts,
         sizes=sections.sizes(material.manifest), drops=sections.drops(material.steps), health=material.health,
         steps=material.steps, galleries=material.galleries, strata_titles=STRATA,
         figures={name: figures.svg(each) for name, each in drawn.items()},
@@ -140,41 +141,97 @@ def findings(found: dict[str, Any]) -> list[str]:
         f"(95% interval {100 * auc['low']:.1f} to {100 * auc['high']:.1f}%)."
     ]
     if "catalogue_only_auc" in found:
-        floor = found["catalogue_only_auc"]
-        below = floor["high"] < auc["low"]
-        verdict = (
-            "well below the network: the label is not in the catalogue" if below else "not clearly below the network"
-        )
+        floor, more = found["catalogue_only_auc"], found["network_less_catalogue_auc"]
+        chance = ", no better than chance" if floor["low"] <= 0.5 <= floor["high"] else ""
+        beats = "the network beats it" if more["low"] > 0 else "the network is not shown to beat it"
         out.append(
-            f"A classifier that sees catalogue columns only, the floor that a network must beat, reaches {floor['value']:.3f} "
-            f"({floor['low']:.3f} to {floor['high']:.3f}), {verdict}."
+            f"A classifier that sees catalogue columns only reaches {_range(floor)}{chance}; {beats}, by {_range(more)} on the "
+            "same objects."
         )
     if "without_arcs_auc" in found:
         arcs, controls = found["without_arcs_auc"], found["controls"]
         alike = "like negatives" if arcs["low"] <= 0.5 <= arcs["high"] else "not quite like negatives"
         out.append(
-            f"The same lenses rendered without their arcs score {alike}: AUC against negatives {arcs['value']:.3f} "
-            f"({arcs['low']:.3f} to {arcs['high']:.3f}), median score {controls['median_score_control']:.3f} against "
+            f"The same lenses rendered without their arcs score {alike}: AUC against negatives {_range(arcs)}, "
+            f"median score {controls['median_score_control']:.3f} against "
             f"{controls['median_score_lens']:.3f} with arcs and {controls['median_score_negative']:.3f} for negatives."
         )
     if "gates" in found:
-        out.append(_gates_sentence(found["gates"]["gates"]))
+        out += _of_gates(found["gates"], auc)
     if "sensitivity" in found:
-        checks = {check["check"]: check for check in found["sensitivity"]["checks"]}
-        core, arc = checks["core_reliance"], checks["arc_reliance"]
-        if core["value"] is not None and arc["value"] is not None:
-            out.append(
-                f"Hiding the central 7 pixels costs {core['value']:.3f} of AUC ({core['verdict']}), smoothing the arc annulus "
-                f"round costs {arc['value']:.3f} ({arc['verdict']})."
-            )
+        out += _of_probes(found["sensitivity"])
     return out
 
 
-def _gates_sentence(entries: Sequence[dict[str, Any]]) -> str:
+def _of_gates(gates: dict[str, Any], auc: dict[str, Any]) -> list[str]:
+    entries = gates["gates"]
     failed = sorted({entry["title"].lower() for entry in entries if entry["verdict"] == "FAIL"})
+    graded = [entry for entry in entries if entry["verdict"] in ("PASS", "WARN", "FAIL")]
     if failed:
-        return f"Shortcut gates fail: small classifiers tell the classes apart by {', '.join(failed)}."
-    graded = [entry for entry in entries if entry["verdict"] in ("PASS", "WARN")]
-    if not graded:
-        return "No shortcut gate could be measured on this sample."
-    return f"No shortcut gate fails ({sum(entry['verdict'] == 'WARN' for entry in graded)} of {len(graded)} warn)."
+        out = [f"Shortcut gates fail: small classifiers tell the classes apart by {', '.join(failed)}."]
+    elif not graded:
+        out = ["No shortcut gate could be measured on this sample."]
+    else:
+        warned = sum(entry["verdict"] == "WARN" for entry in graded)
+        missing = gates.get("not_judged", [])
+        unjudged = f" Not held to limits here: {', '.join(missing).lower()}." if missing else ""
+        out = [f"No shortcut gate fails ({warned} of {len(graded)} warn).{unjudged}"]
+    floor = verdicts.highest_floor(entries)
+    if floor is not None:
+        out.append(
+            f"The highest floor is that of the {floor['title'].lower()} ({floor['learner']}): {_range(floor['auc'])} on "
+            f"{' and '.join(gates['sample']['splits'])}; the network has {_range(auc)}."
+        )
+    return out
+
+
+def _of_probes(probed: dict[str, Any]) -> list[str]:
+    lost = {(entry["probe"], entry["level"]): entry.get("auc_lost") for entry in probed["curves"]}
+    told = [
+        f"{what} costs {_range(lost[key])} of AUC"
+        for key, what in (
+            (("core_zero", 7.0), "hiding the central 7 pixels"),
+            (("core_azimuthal", 7.0), "making them round"),
+            (("arc_azimuthal", 0.0), "making the arc annulus round"),
+        )
+        if lost.get(key)
+    ]
+    if not told:
+        return []
+    text = "; ".join(told)
+    return [
+        f"{text[:1].upper()}{text[1:]} ({probed['n_positive']} lenses and {probed['n_negative']} others of {probed['split']})."
+    ]
+
+
+def _range(found: dict[str, Any]) -> str:
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+def told(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of a summary: what failed or warned, gates of one verdict and sample together."""
+    out: list[dict[str, Any]] = []
+    together: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in lines:
+        if line["verdict"] not in ("FAIL", "WARN"):
+            continue
+        key = (line["verdict"], "hosts matched" if "hosts matched" in line["title"] else "as drawn")
+        if line["section"] != "gates":
+            out.append(line)
+        elif key in together:
+            together[key]["names"].append(line["title"].split(",")[0])
+            together[key]["values"].append(line["value"])
+        else:
+            together[key] = line | {"names": [line["title"].split(",")[0]], "values": [line["value"]]}
+            out.append(together[key])
+    for (_, sample), line in together.items():
+        if len(line["names"]) > 1:
+            names = ", ".join(dict.fromkeys(line["names"])).lower()
+            line |= {
+                "title": f"Gates, {sample}: {names}",
+                "low": min(line["values"]),
+                "high": max(line["values"]),
+                "spread": True,
+                "message": f"{line['message'].split(': ', 1)[-1]} (AUC of {len(line['values'])} gates)",
+            }
+    return out

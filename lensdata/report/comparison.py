@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 
 from lensdata import storage
-from lensdata.audit import intervals, verdicts
-from lensdata.audit.paired import paired_bootstrap
+from lensdata.audit import intervals, roc, verdicts
+from lensdata.audit.delong import delong
+from lensdata.audit.paired import mcnemar, paired_bootstrap
 from lensdata.config.report import ReportConfig
 from lensdata.errors import InputError
 from lensdata.hashing import text_hash
@@ -33,7 +34,6 @@ HEADLINE = (
     "average_precision",
     "precision_at_recall_0.9",
 )
-SMALLEST_MEASURABLE = 1  # false positives that a rate has to allow
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +87,8 @@ def differences(judged: dict[str, pd.DataFrame], reference: str, config: ReportC
     -------
     dict
         By evaluation: ``paired`` false with a ``reason`` where other rows were judged; or ``n_positive, n_negative`` and
-        ``metrics``, each with ``value, low, high, p_value, p_holm``. A rate that allows no false positive is left out.
+        ``metrics``, each with ``value, low, high, p_value, p_holm``; ``delong_p`` of the AUC and ``mcnemar_p`` at a score of
+        0.5. A rate that allows no false positive is left out. All of objects, not of patches of sky.
     """
     base, out = judged[reference], {}
     tests: list[dict[str, Any]] = []
@@ -103,7 +104,9 @@ def differences(judged: dict[str, pd.DataFrame], reference: str, config: ReportC
             continue
         label = rows["label"].to_numpy()
         negatives = int((label == 0).sum())
-        levels = tuple(level for level in config.fpr_levels if level * negatives >= SMALLEST_MEASURABLE)
+        levels = tuple(level for level in config.fpr_levels if roc.allowed(level, negatives))
+        delongs = delong(label, rows["logit"], base["logit"]).difference()
+        right = [(each["logit"] > 0) == (label == 1) for each in (rows, base)]
         metrics = {
             key: {"value": d.value, "low": d.low, "high": d.high, "p_value": d.p_value}
             for key, d in paired_bootstrap(
@@ -111,11 +114,29 @@ def differences(judged: dict[str, pd.DataFrame], reference: str, config: ReportC
             ).items()
         }
         tests += metrics.values()
-        out[name] = {"paired": True, "n_positive": len(rows) - negatives, "n_negative": negatives, "metrics": metrics}
+        out[name] = {
+            "paired": True, "n_positive": len(rows) - negatives, "n_negative": negatives, "metrics": metrics,
+            "delong_p": delongs.p_value, "mcnemar_p": mcnemar(*right),
+        }  # fmt: skip
     for test, corrected in zip(
         tests, intervals.holm([test["p_value"] for test in tests]) if tests else [], strict=True
     ):
         test["p_holm"] = float(corrected)
+    return out
+
+
+def _unlike(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Why figures that stand side by side may not compare."""
+    out = []
+    if len({each["split"] for each in found.values()}) > 1:
+        out.append("Different splits were judged.")
+    shares = [
+        each["auc"]["n_positive"] / (each["auc"]["n_positive"] + each["auc"]["n_negative"]) for each in found.values()
+    ]
+    if max(shares) > 1.1 * min(shares):
+        out.append(
+            "The shares of lenses differ: average precision and precision depend on them, AUC and completeness do not."
+        )
     return out
 
 
@@ -147,7 +168,7 @@ def render(
     text = page.render(
         "comparison.html", title=title, places=places, found=found, compared=compared, checks=worst, shown=shown,
         figures={name: figures.svg(each) for name, each in drawn.items()},
-        counts={name: verdicts.counts(each["verdicts"]) for name, each in found.items()},
+        counts={name: verdicts.counts(each["verdicts"]) for name, each in found.items()}, warnings=_unlike(found),
     )  # fmt: skip
     return text, drawn
 

@@ -83,9 +83,12 @@ def roc(label: Any, scores: dict[str, Any]) -> Figure:
     """ROC of one or several scores with a logarithmic FPR axis; the axis ends where one negative is left."""
     figure, (axes,) = canvas()
     n1, n0 = int(np.sum(label)), int(len(label) - np.sum(label))
-    for (name, values), colour in zip(scores.items(), SERIES, strict=False):
+    for number, (name, values) in enumerate(scores.items()):
         fpr, tpr, _ = roc_curve(label, values, drop_intermediate=False)
-        axes.step(np.maximum(fpr, 0.5 / n0), tpr, where="post", color=colour, label=name)
+        style = ("-", "--", ":", "-.")[number // len(SERIES) % 4]
+        axes.step(
+            np.maximum(fpr, 0.5 / n0), tpr, where="post", color=SERIES[number % len(SERIES)], ls=style, label=name
+        )
     chance = np.geomspace(0.5 / n0, 1, 100)
     axes.plot(chance, chance, color=ACCENT, ls="--", lw=1, label="chance")
     for level in (1e-1, 1e-2, 1e-3, 1e-4):

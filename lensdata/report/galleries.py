@@ -31,10 +31,16 @@ def to_rgb(stamp: npt.NDArray[Any], unit: str) -> npt.NDArray[np.uint8]:
     """A stamp (H, W, bands) as an RGB picture, sky north up.
 
     Survey stamps (g, r, z in nanomaggies) become z, r, g as red, green, blue by Lupton et al. 2004, stretched alike for every
-    stamp, so that brightness can be compared; pictures are shown as they are.
+    stamp, so that brightness can be compared; pictures are shown as they are; stamps of fewer bands or another unit are grey,
+    each from its own 1st to 99.5th percentile.
     """
-    if unit == "rgb8":
+    if unit == "rgb8" and stamp.shape[2] >= 3:
         return np.asarray(stamp[:, :, :3], np.uint8)
+    if unit != "nanomaggy" or stamp.shape[2] < 3:
+        plain = np.nan_to_num(stamp.astype(np.float64)).mean(axis=2)
+        low, high = np.percentile(plain, [1, 99.5])
+        grey = (255 * np.clip((plain - low) / max(high - low, 1e-12), 0, 1)).astype(np.uint8)
+        return np.repeat(grey[::-1, :, None], 3, axis=2)
     g, r, z = (np.nan_to_num(stamp[:, :, band].astype(np.float64)) for band in range(3))
     picture = make_lupton_rgb(z * 0.9, r * 1.3, g * 2.2, stretch=0.07, Q=8, minimum=-0.003)
     return np.asarray(picture[::-1], np.uint8)  # FITS rows start at the bottom

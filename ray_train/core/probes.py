@@ -21,7 +21,7 @@ from ray_train.core.images import MAD_TO_SIGMA, ImageRecipe, annulus, azimuthal_
 
 CORE_RADII = (3.0, 5.0, 7.0, 10.0, 15.0)  # pixels; R-E5, with 0 the untouched stamp
 RING_ARCSEC = 0.75  # width of the rings that are hidden in turn
-ARC_ARCSEC = (0.8, 3.0)  # where arcs of the survey's lenses lie (NOTES of the gates: the same annulus)
+ARC_ARCSEC = (0.8, 3.0)  # where arcs of galaxies lie; that of the gates, lensdata/audit/regions.py
 BACKGROUND_ARCSEC = 8.0  # nothing of a lens lies beyond
 SEEING_FACTORS, NOISE_FACTORS = (1.2, 1.4), (1.5, 2.0)
 SHIFT_PIXELS = 3
@@ -97,7 +97,9 @@ class Probe:
     change: Callable[[Stamps], torch.Tensor]
 
 
-def probes(size: int, planes: int, pixscale_arcsec: float, pairs: Sequence[tuple[int, int]] = ()) -> list[Probe]:
+def probes(
+    size: int, planes: int, pixscale_arcsec: float, pairs: Sequence[tuple[int, int]] = (), *, flux: bool = True
+) -> list[Probe]:
     """All probes of R-E5 that stamps of this size can show; "none" comes first.
 
     Parameters
@@ -108,6 +110,9 @@ def probes(size: int, planes: int, pixscale_arcsec: float, pairs: Sequence[tuple
         Its planes.
     pairs
         Planes that are a stamp and its control, whose bands are changed apart.
+    flux
+        Whether pixels are a flux. A picture is clipped and stretched: it has no noise of a sky, so that neither wider seeing at
+        the same depth nor more noise can be made of it.
     """
     radius = size // 2
     out = [Probe("none", 0.0, lambda stamps: stamps.input)]
@@ -127,8 +132,9 @@ def probes(size: int, planes: int, pixscale_arcsec: float, pairs: Sequence[tuple
     if len(groups[0]) > 1:
         out.append(Probe("grey", 0.0, lambda stamps: grey(stamps.input, groups)))
         out += [Probe("permuted", float(turn), partial(_permuted, groups, turn)) for turn in range(1, len(groups[0]))]
-    out += [Probe("seeing", factor, partial(_worse_seeing, factor)) for factor in SEEING_FACTORS]
-    out += [Probe("depth", factor, partial(_noisier, factor)) for factor in NOISE_FACTORS]
+    if flux:
+        out += [Probe("seeing", factor, partial(_worse_seeing, factor)) for factor in SEEING_FACTORS]
+        out += [Probe("depth", factor, partial(_noisier, factor)) for factor in NOISE_FACTORS]
     out += [Probe("d4", float(view), partial(_turned, view)) for view in range(1, 8)]
     out += [
         Probe("shift", float(number), partial(_shifted, *step))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 
 import jsonschema
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from infra import cli
 from lensdata import tables
-from ray_train import evaluate, gates, probe, score, stack, train
+from ray_train import evaluate, gates, probe, stack, train
+from ray_train.training import write_scores
 from tests import browser
 
 TINY_TRAINING = Path(__file__).parents[2] / "configs" / "training" / "tiny.yaml"
@@ -33,12 +36,13 @@ def audited(built, trained, tmp_path_factory):
     run = f"inputs.run={out}/run1"
     assert gates.main([manifest, run, "--output", f"{out}/gates", "sample_size=0", "resamples=200"]) == 0
     assert (
-        probe.main([manifest, run, "--output", f"{out}/probe", "rows_max=0", "attribution_stamps=2", "split=test"]) == 0
+        probe.main([manifest, run, "--output", f"{out}/probe", "rows_max=24", "attribution_stamps=2", "split=test"])
+        == 0
     )
     members = [f"inputs.members.{name}={out}/run{seed}" for name, seed in (("one", 1), ("two", 2))]
     quick = ["resamples=200", "forms=[best_member,mean_logit,logistic]", "folds=2"]
     assert stack.main([manifest, *members, "--output", f"{out}/stack", *quick]) == 0
-    assert score.main([manifest, run, "--output", f"{out}/listed", "splits=[val,test]"]) == 0
+    known_lenses(out)
     more = [f"inputs.{name}={out}/{name}" for name in ("gates", "probe", "stack")] + [
         f"inputs.recovery.known={out}/listed"
     ]
@@ -47,6 +51,14 @@ def audited(built, trained, tmp_path_factory):
     assert evaluate.main([manifest, run, *more, *small, "--output", f"{out}/one"]) == 0
     assert evaluate.main([manifest, f"inputs.run={out}/run2", *small, "--output", f"{out}/two"]) == 0
     return out
+
+
+def known_lenses(out):
+    """The run's own scores of the lenses it validated on and was judged on, as an external list."""
+    scores = tables.read_table(str(out / "run1" / "scores"), tables.SCORES)
+    rows = scores.filter(pc.and_(pc.equal(scores["label"], 1), pc.not_equal(scores["split"], "train")))
+    write_scores(rows, str(out / "listed" / "dataset" / "part-00000.parquet"))
+    (out / "listed" / "_SUCCESS").touch()
 
 
 def test_the_numbers_fit_the_published_schema(audited):
@@ -63,15 +75,20 @@ def test_every_section_that_was_asked_for_is_told(audited):
     assert {"gates", "sensitivity", "stacking", "recovery", "paper_iv", "metadata"} <= found.keys()
     assert found["recovery"]["known"]["circular"]
     scores = tables.read_table(str(audited / "run1" / "scores")).to_pandas()
-    assert found["recovery"]["known"]["n"] == int((scores["split"] != "train").sum())
-    assert found["recovery"]["known"]["n_trained_on"] == int((scores["split"] == "val").sum())
-    assert found["targets"][0]["verdict"] in ("PASS", "FAIL")
-    untouched = next(entry for entry in found["sensitivity"]["curves"] if entry["probe"] == "none")
-    assert untouched["auc"]["value"] == pytest.approx(found["auc"]["value"], abs=1e-9)
+    lenses = scores[scores["label"] == 1]
+    assert found["recovery"]["known"]["n"] == int((lenses["split"] != "train").sum())
+    assert found["recovery"]["known"]["n_trained_on"] == int((lenses["split"] == "val").sum())
+    assert found["targets"][0]["verdict"] == ("PASS" if found["auc"]["value"] > 0.99 else "FAIL")
     text = (audited / "one" / "report.html").read_text()
     for section in ("gates", "network", "stacking", "recovery", "paper_iv", "strata", "calibration", "methods"):
         assert f'<h2 id="{section}">' in text
     assert "circular: made by finders of this family" in text
+
+
+def test_no_page_points_to_a_section_that_it_does_not_have(audited):
+    for name in ("one", "two"):
+        text = (audited / name / "report.html").read_text()
+        assert set(re.findall(r'href="#([^"]+)"', text)) <= set(re.findall(r' id="([^"]+)"', text))
 
 
 def test_every_figure_of_the_page_is_a_file_for_a_paper(audited):
@@ -94,6 +111,22 @@ def test_two_evaluations_are_compared_in_pairs(audited, capsys):
     assert difference["value"] == pytest.approx(auc[1] - auc[0])
     assert difference["low"] <= difference["value"] <= difference["high"]
     assert difference["p_holm"] >= difference["p_value"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("inputs.probe={out}/probe", "inputs.probe={out}/probe was made of another run than inputs.run={out}/run2"),
+        ("inputs.gates={out}/gates", "inputs.gates={out}/gates was made of another run than inputs.run={out}/run2"),
+        ("inputs.controls={out}/run2/scores", "The controls hold none of the"),
+        ("circular_lists=[unheard]", "circular_lists names unheard; the lists are none"),
+        ("targets={{acu: 0.9}}", "targets.acu is no metric that can be asked for"),
+    ],
+)
+def test_what_belongs_to_another_run_or_does_not_exist_is_refused(audited, built, tmp_path, capsys, given, sentence):
+    argv = [f"inputs.manifest={built}/audit_70_15_15", f"inputs.run={audited}/run2", "--output", str(tmp_path / "e")]
+    assert evaluate.main([*argv, "resamples=100", given.format(out=audited)]) == 2
+    assert sentence.format(out=audited) in capsys.readouterr().err
 
 
 def test_a_run_is_evaluated_where_it_is_not(audited, tmp_path, capfd):

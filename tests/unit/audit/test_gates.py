@@ -173,7 +173,7 @@ def test_a_stronger_shortcut_never_has_a_better_verdict(
     verdict = gates.verdict_of(found, limits)
     if found.low > 0.5:
         further = Interval(min(1, value + worse), min(1, found.low + worse), min(1, found.high + worse))
-        assert gates.VERDICTS.index(gates.verdict_of(further, limits)) >= gates.VERDICTS.index(verdict)
+        assert gates.SEVERITY.index(gates.verdict_of(further, limits)) >= gates.SEVERITY.index(verdict)
     if found.high < 0.5:
         assert verdict != "FAIL"
         mirrored = gates.verdict_of(Interval(1 - value, 1 - found.high, 1 - found.low), limits)
@@ -215,6 +215,35 @@ def test_what_cannot_be_measured_says_why() -> None:
     )
     assert "one fold" in one_fold[0]["message"]
     assert gates.overall(one_fold) == "NOT MEASURED"
+
+
+def told(**verdicts: str) -> list[dict[str, Any]]:
+    return [
+        {"gate": name, "title": gates.GATES[name].title, "verdict": verdict}
+        for name, joined in verdicts.items()
+        for verdict in joined.split(", ")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entries", "overall", "left_out"),
+    [
+        (told(files="PASS", core="FLOOR, PASS"), "PASS", []),
+        (told(files="PASS", core="FLOOR, NOT MEASURED"), "NOT MEASURED", ["Core"]),  # no host could be matched
+        (told(files="PASS", core="FLOOR"), "NOT MEASURED", ["Core"]),
+        (told(files="PASS", core="FLOOR, PASS", profile="NOT MEASURED"), "NOT MEASURED", ["Radial profile"]),
+        (told(files="WARN", core="FLOOR, NOT MEASURED"), "WARN", ["Core"]),
+        (told(files="FAIL", core="FLOOR, NOT MEASURED"), "FAIL", ["Core"]),
+        (told(files="PASS", metadata="NOT MEASURED", core="PASS"), "PASS", []),
+        (told(core="FLOOR"), "NOT MEASURED", ["Core"]),
+        ([], "NOT MEASURED", []),
+    ],
+)
+def test_nothing_passes_as_a_whole_while_a_gate_on_light_was_nowhere_judged(
+    entries: list[dict[str, Any]], overall: str, left_out: list[str]
+) -> None:
+    assert gates.overall(entries) == overall
+    assert gates.not_judged(entries) == left_out
 
 
 @pytest.mark.parametrize("learner", gates.LEARNERS)

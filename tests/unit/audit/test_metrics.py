@@ -10,7 +10,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import accuracy_score, confusion_matrix, roc_auc_score
 
-from lensdata.audit import calibration_figures, metrics
+from lensdata.audit import calibration_sections, metrics
 from lensdata.config.evaluation import EvaluateConfig
 from ray_train.evaluate import measure
 from tests.scored_rows import scored_rows
@@ -23,7 +23,7 @@ OTHERS = pd.concat([scored_rows(60, 600, "val", 1), scored_rows(100, 900, "train
 @pytest.fixture(scope="module", autouse=True)
 def _few_draws():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration_figures, "CHANCE_DRAWS", 20)
+        patch.setattr(calibration_sections, "CHANCE_DRAWS", 20)
         yield
 
 
@@ -109,7 +109,7 @@ def test_calibrated_scores_are_within_chance():
     rows = scored_rows(seed=5)
     rng = np.random.default_rng(0)
     rows["label"] = (rng.random(len(rows)) < expit(rows["logit"].astype(float))).astype(int)
-    section = calibration_figures.calibrated(rows, CONFIG)
+    section = calibration_sections.calibrated(rows, CONFIG)
     for name in ("ece", "ece_equal_mass", "smooth_ece", "smooth_ece_logit"):
         assert section[name] < 1.5 * section["by_chance"][name]["high"]
 
@@ -124,11 +124,11 @@ def test_recalibration_is_fitted_on_validation_and_judged_on_the_judged_split(fo
 
 def test_a_judged_validation_split_is_halved_by_patches_of_sky():
     rows = scored_rows(split="val")
-    section = calibration_figures.recalibrated(rows, None, CONFIG.model_copy(update={"split": "val"}))
+    section = calibration_sections.recalibrated(rows, None, CONFIG.model_copy(update={"split": "val"}))
     assert section["measured"]
     assert section["fitted_on"] == "one half of the val split, by patch of sky"
     assert section["n_fit_positive"] + section["n_judged_positive"] == 80
-    second, _ = calibration_figures._second_half(rows, CONFIG.seed)
+    second, _ = calibration_sections._second_half(rows, CONFIG.seed)
     assert not set(rows["healpix_128"][second]) & set(rows["healpix_128"][~second])
 
 

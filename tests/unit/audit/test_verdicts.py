@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
 from lensdata.audit import paper_iv, verdicts
-from lensdata.audit.recovery import recovery
+from lensdata.audit.recovery import gap, recovery
+from lensdata.errors import InputError
 
 
 def strata(*areas: float | None) -> list[dict]:
     return [
-        {"name": str(n), "auc": {"too_few": True} if area is None else {"value": area}} for n, area in enumerate(areas)
+        {"name": str(n), "n_positive": 20, "auc": {"too_few": True} if area is None else {"value": area}}
+        for n, area in enumerate(areas)
     ]
 
 
@@ -65,9 +69,29 @@ def test_the_list_begins_with_what_failed_and_gives_a_gate_its_worse_learner() -
     health = [{"check": "grad_norm", "status": "WARN", "value": 11.0, "limit": 10.0, "message": "large"}]
     lines = verdicts.collect(found, health)
     assert [(line["title"], line["verdict"]) for line in lines] == [
-        ("Core, model, hosts matched", "FAIL"), ("grad norm", "WARN"), ("Core, model, as drawn", "FLOOR"),
+        ("Core, model, hosts matched, trees", "FAIL"), ("in training: grad norm", "WARN"),
+        ("Core, model, as drawn, trees", "FLOOR"),
     ]  # fmt: skip
     assert verdicts.counts(lines) == {"FAIL": 1, "WARN": 1, "NOT MEASURED": 0, "FLOOR": 1, "PASS": 0}
+
+
+def test_of_two_learners_that_fail_alike_the_better_one_is_told_and_the_highest_floor_is_found() -> None:
+    gate = {
+        "gate": "profile",
+        "title": "Profile",
+        "input": "model",
+        "message": "",
+        "sample": "random",
+        "verdict": "FLOOR",
+    }
+    gates = [
+        gate | {"learner": learner, "auc": {"value": area, "low": 0.5, "high": 1.0}}
+        for learner, area in (("logistic", 0.84), ("trees", 0.90))
+    ]
+    [line] = verdicts.collect({"gates": {"gates": gates}}, [])
+    assert (line["title"], line["value"]) == ("Profile, model, as drawn, trees", 0.90)
+    assert verdicts.highest_floor(gates) == gates[1]
+    assert verdicts.highest_floor([]) is None
 
 
 def test_the_error_of_an_auc_from_its_counts_is_that_of_simulated_samples() -> None:
@@ -94,18 +118,56 @@ def test_an_architecture_without_counterpart_is_not_held_against_one() -> None:
     assert told["best epoch"]["here"] == "4 of ?"
 
 
+def judged_split() -> pd.DataFrame:
+    return pd.DataFrame({"label": [1] * 10 + [0] * 100, "logit": [*np.linspace(0, 9, 10), *np.linspace(-10, 2, 100)]})
+
+
 def test_recovery_counts_what_was_trained_on_apart() -> None:
-    judged = pd.DataFrame({"label": [1] * 10 + [0] * 100, "logit": [*np.linspace(0, 9, 10), *np.linspace(-10, 2, 100)]})
-    listed = pd.DataFrame({"cutout_id": np.arange(6), "logit": [-5.0, 1.5, 3.0, 4.0, 5.0, 6.0]})
-    found = recovery(listed, judged, trained_on={0, 5}, fpr_levels=(0.01, 1e-4), circular=True)
+    listed = pd.DataFrame({"cutout_id": np.arange(6), "logit": [-5.0, 1.5, 3.0, 4.0, 5.0, 6.0], "label": 1})
+    found = recovery(listed, judged_split(), trained_on={0, 5}, fpr_levels=(0.01, 1e-4), circular=True)
     assert (found["n"], found["n_trained_on"], found["circular"]) == (6, 2, True)
     at_one, at_none = found["levels"]
+    assert at_one["false_positives_allowed"] == 1
     assert at_one["logit_threshold"] == 2.0  # one of 100 others, at 2, is above
     assert (at_one["never_trained"]["hits"], at_one["never_trained"]["n"]) == (3, 4)
     assert (at_one["trained_on"]["hits"], at_one["trained_on"]["n"]) == (1, 2)
     assert at_one["split"]["value"] == 0.8
-    assert at_one["gap"] == pytest.approx(0.8 - 0.75)
-    assert at_none["logit_threshold"] == 3.0
-    empty = recovery(listed.head(0), judged, set(), (0.01,), circular=False)
-    assert empty["levels"][0]["never_trained"]["value"] is None
-    assert empty["levels"][0]["gap"] is None
+    assert at_one["gap"]["value"] == pytest.approx(0.8 - 0.75)
+    assert at_one["gap"]["low"] < 0 < at_one["gap"]["high"]
+    assert at_none["false_positives_allowed"] == 0
+    for name in ("never_trained", "trained_on", "split", "gap"):
+        assert [at_none[name][key] for key in ("value", "low", "high")] == [None] * 3
+        assert at_none[name]["reason"] == "this rate allows no false positive among 100 others"
+    assert at_none["logit_threshold"] is None
+    whole = recovery(listed, judged_split(), set(range(6)), (0.01,), circular=False)["levels"][0]
+    assert whole["never_trained"]["value"] is whole["gap"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda listed: listed.head(0), "have no rows"),
+        (lambda listed: pd.concat([listed, listed.head(2)]), "2 of 8 rows .* repeat a cutout_id"),
+        (lambda listed: listed.assign(label=[1, 1, 1, 0, 0, 0]), "3 of 6 rows .* have label 0"),
+    ],
+)
+def test_what_is_no_list_of_lenses_is_refused(change: Callable[[pd.DataFrame], pd.DataFrame], sentence: str) -> None:
+    listed = pd.DataFrame({"cutout_id": np.arange(6), "logit": 1.0, "label": 1})
+    with pytest.raises(InputError, match=sentence):
+        recovery(change(listed), judged_split(), set(), (0.01,), circular=False)
+
+
+def test_the_interval_of_a_gap_is_newcombe_s_and_holds_the_truth() -> None:
+    def limits(a: int, m: int, b: int, n: int) -> list[float]:
+        found = gap({"value": a / m, "hits": a, "n": m}, {"value": b / n, "hits": b, "n": n})
+        return [found["low"], found["high"]]
+
+    # Newcombe 1998, Statistics in Medicine 17, 873, table II, method 10
+    assert limits(56, 70, 48, 80) == pytest.approx([0.0524, 0.3339], abs=1e-4)
+    assert limits(9, 10, 3, 10) == pytest.approx([0.1705, 0.8090], abs=1e-4)
+    assert limits(10, 10, 0, 20) == pytest.approx([0.6791, 1.0], abs=1e-4)
+    random = np.random.default_rng(0)
+    held = [low <= 0.2 <= high for low, high in (
+        limits(random.binomial(40, 0.9), 40, random.binomial(25, 0.7), 25) for _ in range(2000)
+    )]  # fmt: skip
+    assert 0.93 < np.mean(held) < 0.985

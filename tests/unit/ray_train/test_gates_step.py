@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_a_manifest_gives_floors_and_verdicts_and_the_matching_behind_them(tmp_p
     assert {("background", "stored"), ("background", "model"), ("files", "stored"), ("core", "model")} <= inputs
     assert not [entry for entry in entries if entry["verdict"] == "FAIL" and entry["sample"] == "random"]
     assert found["sample"] | {"n_read": 0} == {
-        "n": 240, "n_positive": 120, "n_read": 0, "splits": ["train", "val"], "folds": 5, "folded_by": "fold",
+        "n": 240, "n_positive": 120, "n_read": 0, "splits": ["train", "val"], "folds": 5, "folded_by": "stamps",
         "seed": 42, "negatives": "random",
     }  # fmt: skip
     matched = found["matching"]
@@ -87,11 +88,28 @@ def test_injections_are_alike_hosts_by_construction(tmp_path: Path, clean: plant
     assert {entry["sample"] for entry in found["gates"]} == {"host_matched"}
 
 
-def test_a_run_says_how_stamps_are_prepared(tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Trained:
-        def images(self, layout: ImageLayout) -> ImageRecipe:
-            return ImageRecipe(normalisation="identity", crop=31)
+class Trained:
+    """Stands for a run's network."""
 
+    run = SimpleNamespace(run_id="r1")
+
+    def __init__(self, bands: tuple[str, ...] = ("g", "r", "z"), unit: str = "nanomaggy") -> None:
+        self.network = {"bands": bands, "unit": unit}
+
+    def images(self, layout: ImageLayout) -> ImageRecipe:
+        return ImageRecipe(normalisation="identity", crop=31)
+
+
+def test_stamps_that_a_run_cannot_take_are_refused(
+    tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gates, "load_scorer", lambda uri, checkpoint, device: Trained(bands=("r",)))
+    (tmp_path / "run").mkdir()
+    run(tmp_path, manifest, f"inputs.run={tmp_path / 'run'}", "negatives=host_matched", code=2)
+    assert "bands g, r, z in nanomaggy, but run r1 was trained on r in nanomaggy" in capsys.readouterr().err
+
+
+def test_a_run_says_how_stamps_are_prepared(tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "load_scorer", lambda uri, checkpoint, device: Trained())
     (tmp_path / "run").mkdir()
     found = run(tmp_path, manifest, f"inputs.run={tmp_path / 'run'}", "negatives=host_matched")
@@ -152,18 +170,36 @@ def test_others_are_drawn_where_the_positives_are(tmp_path: Path, clean: planted
 
 
 @pytest.mark.parametrize(
-    ("absent", "named"), [((), "fold"), (("fold",), "healpix_128"), (("fold", "healpix_128"), "random")]
-)
-def test_folds_follow_the_sky_as_far_as_the_manifest_knows_it(absent: tuple[str, ...], named: str) -> None:
+    ("absent", "folded_by"),
+    [((), "patches of sky"), (("fold",), "patches of sky"), (("healpix_128",), "stamps"), (("fold", "healpix_128"), "stamps")],
+)  # fmt: skip
+def test_folds_follow_the_sky_as_far_as_the_manifest_knows_it(absent: tuple[str, ...], folded_by: str) -> None:
     rng = np.random.default_rng(0)
-    rows = pd.DataFrame(
-        {"label": rng.integers(0, 2, 300), "fold": rng.integers(0, 5, 300), "healpix_128": rng.integers(0, 80, 300)}
-    ).drop(columns=list(absent))
-    folds, how = gates.sky_folds(rows, seed=1)
-    assert how.startswith(named)
+    rows = pd.DataFrame({
+        "label": rng.integers(0, 2, 300), "fold": rng.integers(0, 5, 300), "healpix_128": rng.integers(0, 80, 300),
+        "group_id": np.arange(300) // 3 * 3,  # of three stamps each, in up to three pixels
+    })  # fmt: skip
+    rows["healpix_128"] = rows["healpix_128"].where(
+        rows.index % 30 < 3, rows.groupby("group_id")["healpix_128"].transform("first")
+    )
+    known = rows.drop(columns=list(absent))
+    folds, how = gates.sky_folds(known, seed=1)
+    assert how == folded_by
     assert len(np.unique(folds)) == 5
-    if named == "healpix_128":
-        assert rows.assign(found=folds).groupby("healpix_128")["found"].nunique().max() == 1
+    if "fold" in known:
+        np.testing.assert_array_equal(folds, rows["fold"])
+        return
+    together = rows.assign(found=folds).groupby
+    assert together("group_id")["found"].nunique().max() == 1  # duplicates that span pixels, too
+    if folded_by == "patches of sky":
+        assert together("healpix_128")["found"].nunique().max() == 1
+
+
+def test_a_manifest_that_does_not_know_its_pixels_says_that_folds_are_of_stamps() -> None:
+    """As an imported one: the column is there and null, folds are drawn at random."""
+    rows = pd.DataFrame({"label": np.arange(60) % 2, "fold": np.arange(60) % 5, "healpix_128": [None] * 60})
+    assert gates.sky_folds(rows, seed=1)[1] == "stamps"
+    assert gates.sky_folds(rows.drop(columns="fold"), seed=1)[1] == "stamps"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +225,8 @@ def test_a_manifest_of_bare_stamps_is_judged_by_its_pixels(tmp_path: Path, clean
     assert ("metadata", "random") in unmeasured
     assert ("core", "host_matched") in unmeasured
     assert found["matching"]["pairs"] == 0
-    assert found["verdict"] in ("PASS", "WARN")
+    assert "Core" in found["not_judged"]
+    assert found["verdict"] in ("NOT MEASURED", "WARN")
 
 
 def test_a_crop_without_sky_leaves_the_sky_of_the_stored_stamps(tmp_path: Path, manifest: str) -> None:

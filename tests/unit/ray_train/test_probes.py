@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from scipy import ndimage, stats
 
 from lensdata import tables
 from lensdata.audit import sensitivity
+from lensdata.config.probe import ProbeConfig
+from lensdata.errors import InputError
+from lensdata.shards.layout import ImageLayout
 from lensdata.shards.manifests import read_manifest
 from ray_train import probe
 from ray_train.core.images import ImageRecipe, azimuthal_median
@@ -125,13 +129,12 @@ def test_bands_are_mixed_within_the_stamp_and_within_its_control() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(sigma=st.floats(0.6, 3), seed=st.integers(0, 99))
-def test_a_blur_of_what_a_seeing_has_smoothed_is_scipy_s(sigma: float, seed: int) -> None:
-    # scipy's kernel is the sampled Gaussian, which is another filter near the highest frequencies: no star has those
-    x = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(1, 1, 40, 33)), (0, 0, 2, 2)).astype(
-        np.float32
-    )
-    found = blur(torch.from_numpy(x), torch.full((1, 1), sigma))[0, 0].numpy()
-    np.testing.assert_allclose(found, ndimage.gaussian_filter(x[0, 0], sigma, mode="mirror", truncate=8), atol=3e-3)
+def test_a_blur_is_scipy_s_of_the_continued_stamp(sigma: float, seed: int) -> None:
+    x = np.random.default_rng(seed).normal(size=(40, 33)).astype(np.float32)
+    found = blur(torch.from_numpy(x)[None, None], torch.full((1, 1), sigma))[0, 0].numpy()
+    continued = np.pad(x.astype(np.float64), 16, mode="reflect")
+    wanted = np.fft.ifft2(ndimage.fourier_gaussian(np.fft.fft2(continued), sigma)).real[16:-16, 16:-16]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_wider_seeing_widens_a_star_and_keeps_its_flux_and_the_sky_s_noise() -> None:
@@ -176,6 +179,30 @@ def test_noise_by_key_is_normal_and_differs_between_stamps() -> None:
     assert np.abs(np.corrcoef(found) - np.eye(20)).max() < 0.06
 
 
+def test_pictures_are_not_shown_at_another_seeing_or_depth() -> None:
+    names = [{each.name for each in probes(SIZE, 3, SCALE, flux=flux)} for flux in (True, False)]
+    assert names[0] - names[1] == {"seeing", "depth"}
+    assert names[1] < names[0]
+    scorer = SimpleNamespace(images=lambda layout: RECIPE, config=SimpleNamespace(images=SimpleNamespace(bands=None)))
+    for unit, shown in (("nanomaggy", names[0]), ("rgb8", names[1])):
+        layout = ImageLayout(
+            shape=(SIZE, SIZE, 3), dtype="float32", bands=("g", "r", "z"), unit=unit, pixscale_arcsec=SCALE
+        )
+        assert {each.name for each in probe.Prober(scorer, layout, ProbeConfig()).probes()} == shown
+
+
+def test_the_stamps_that_are_probed_are_of_both_classes(arc_manifest: Callable[..., str]) -> None:
+    manifest = read_manifest(arc_manifest(60, size=24))
+    with pytest.raises(InputError, match="rows_max .* is 1; give at least 2"):
+        probe.chosen(manifest, ProbeConfig(rows_max=1), None)
+    with pytest.raises(InputError, match="give at least 2"):
+        probe.chosen(manifest, ProbeConfig(), 1)
+    for size in (2, 3, 7):
+        found = probe.chosen(manifest, ProbeConfig(rows_max=size), None).column("label")
+        assert set(found) == {0, 1}
+        assert len(found) <= size
+
+
 def test_a_probed_run_says_of_untouched_stamps_what_its_scores_say_and_goes_on_where_it_broke_off(
     tmp_path: Path, arc_manifest: Callable[..., str]
 ) -> None:
@@ -191,12 +218,18 @@ def test_a_probed_run_says_of_untouched_stamps_what_its_scores_say_and_goes_on_w
     table = sensitivity.wide(found, read_manifest(manifest).table.to_pandas())
     assert len(table) == len(scores) == len(plain)
     assert len(found) == table.size
-    first = sorted((output / "dataset").iterdir())[0]
-    written = first.stat().st_mtime_ns
+    made = {part.name: part.stat().st_mtime_ns for part in (output / "dataset").iterdir()}
+    assert len(made) > 1
+    broken = sorted(made)[1]
+    (output / "dataset" / broken).unlink()
     (output / "_SUCCESS").unlink()
     assert probe.main(line) == 0
-    assert first.stat().st_mtime_ns == written
+    again = {part.name: part.stat().st_mtime_ns for part in (output / "dataset").iterdir()}
+    assert again.keys() == made.keys()
+    assert {name for name in made if again[name] != made[name]} == {broken}
+    repaired = tables.read_table(str(output)).to_pandas()
+    np.testing.assert_allclose(repaired["logit"], found["logit"], rtol=1e-4, atol=1e-5)
     fractions = tables.read_table(str(output / "attributions"), check=False).to_pandas()
-    assert set(fractions["method"]) <= {"integrated_gradients", "grad_cam"}
+    assert set(fractions["method"]) == {"integrated_gradients", "grad_cam"}
     known = fractions.dropna(subset=["core"])
     np.testing.assert_allclose(known[["core", "arc", "background"]].sum(axis=1), 1, atol=1e-5)
