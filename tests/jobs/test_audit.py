@@ -18,6 +18,7 @@ from ray_train import evaluate, gates, probe, stack, train
 from ray_train.training import write_scores
 from tests import browser
 
+pytestmark = pytest.mark.slow  # half a minute beside the survey that other tests share
 TINY_TRAINING = Path(__file__).parents[2] / "configs" / "training" / "tiny.yaml"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 WITHOUT_TEXT = "[...document.querySelectorAll('img')].filter(e => !e.alt).length + " \

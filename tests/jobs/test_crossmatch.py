@@ -88,6 +88,7 @@ def test_both_ways_find_what_all_pairs_give(spark, monkeypatch, way, seed, radiu
     same(crossmatch(spark, left, right, radius, way), brute_force(left, right, radius))
 
 
+@pytest.mark.slow
 def test_the_answer_does_not_depend_on_the_partitions(spark, monkeypatch):
     left, right = planted(1, 11.0)
     answers = [crossmatch(spark, left, right, 11.0, way, n) for way in ("broadcast", "partitioned") for n in (1, 7)]
