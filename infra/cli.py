@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -159,9 +160,13 @@ def _pipeline_file(name: str) -> Path:
 
 def _finish(pipeline: pipelines.Pipeline, screen: Screen, seconds: dict[str, float]) -> None:
     screen.say(f"{len(seconds)} of {len(pipeline.config.steps)} steps ran in {sum(seconds.values()):.0f} s", "bold")
-    for name, value in pipelines.headline(pipeline).items():
-        if isinstance(value, dict) and "value" in value:
+    found = pipelines.headline(pipeline)
+    for name, value in found.items():
+        if isinstance(value, dict) and "value" in value and "check" not in value:
             screen.say(f"  {_metric(name, value)}")
+    verdicts = Counter(line["verdict"] for line in found.get("verdicts", []))
+    if verdicts:
+        screen.say("  verdicts " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
     if pipeline.config.report:
         screen.say(f"report  {storage.join(pipeline.options.output, pipeline.config.report)}", "bold")
 
