@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from lensdata import storage, tables
 from lensdata.audit import baseline, calibration_sections, metrics, paper_iv, strata, verdicts
+from lensdata.audit.regions import PIXSCALE_ARCSEC
 from lensdata.config.evaluation import EvaluateConfig
 from lensdata.errors import InputError
 from lensdata.hashing import text_hash
@@ -23,10 +23,10 @@ from lensdata.shards.manifests import Manifest, read_manifest, require_classes
 from lensdata.steps import JobFailed, JobRun, Outcome, run_job
 from ray_train import audit_inputs
 from ray_train.run_folder import RunFolder
+from ray_train.training import write_part
 
 JOB = JOBS["evaluate"]
 METRICS_VERSION = 1  # of metrics.json; lensdata/report/metrics.schema.json describes it
-SURVEY_PIXSCALE = 0.262  # arcsec, for stamps that do not say
 JUDGED = ("cutout_id", "label", "logit", "healpix_128", "group_id")
 
 
@@ -76,10 +76,8 @@ def unmet(found: dict[str, Any], config: EvaluateConfig) -> list[str]:
 
 def write_judged(rows: pd.DataFrame, uri: str) -> None:
     """What a comparison with another run needs: key, label, logit and place in the sky of the judged rows."""
-    sink = pa.BufferOutputStream()
     known = [name for name in JUDGED if name in rows]
-    pq.write_table(pa.Table.from_pandas(rows[known], preserve_index=False), sink)
-    storage.write_bytes(uri, sink.getvalue().to_pybytes())
+    write_part(pa.Table.from_pandas(rows[known], preserve_index=False), uri)
 
 
 def judged_rows(run_uri: str, manifest: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -169,7 +167,7 @@ def material_of(
     found["targets"] = verdicts.targets(config.targets, found)
     found["verdicts"] = verdicts.collect(found, health)
     maps = audit_inputs.mean_maps(run.inputs["probe"]) if "probe" in run.inputs else {}
-    scale = float(maps.pop("pixscale_arcsec", SURVEY_PIXSCALE))
+    scale = float(maps.pop("pixscale_arcsec", PIXSCALE_ARCSEC))
     maps.pop("area", None)
     lenses = int(rows["label"].sum())
     return audit_page.Material(

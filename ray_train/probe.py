@@ -21,6 +21,7 @@ import torch
 
 from lensdata import jobs, steps, storage, tables
 from lensdata.audit import gates
+from lensdata.audit.regions import PIXSCALE_ARCSEC
 from lensdata.config.probe import ProbeConfig
 from lensdata.errors import InputError
 from lensdata.shards.layout import ImageLayout
@@ -32,11 +33,10 @@ from ray_train.core.data import stamps_in_order
 from ray_train.core.probes import DEFAULT_FWHM_ARCSEC, Probe, Stamps, probes
 from ray_train.score import Scorer, check_fit, load_scorer, parts
 from ray_train.stamps import group_reader, stamp_table
-from ray_train.training import pairs_of, write_scores
+from ray_train.training import pairs_of, write_part
 
 log = logging.getLogger(__name__)
 
-SURVEY_PIXSCALE = 0.262  # arcsec, for stamps that do not say
 PICTURE = "rgb8"  # the unit of stamps that are no flux
 
 
@@ -56,7 +56,7 @@ class Prober:
     @property
     def pixscale(self) -> float:
         """Pixel size in arcsec."""
-        return self.layout.pixscale_arcsec or SURVEY_PIXSCALE
+        return self.layout.pixscale_arcsec or PIXSCALE_ARCSEC
 
     def probes(self) -> list[Probe]:
         """What can be done to these stamps."""
@@ -95,7 +95,7 @@ def probe(run: JobRun) -> Outcome:
     for index, part in enumerate(todo):
         address = run.path("dataset", f"part-{index:05d}.parquet")
         if not storage.exists(address):
-            write_scores(probed(prober, part), address)
+            write_part(probed(prober, part), address)
         steps.progress(index + 1, len(todo), "parts")
     if config.attribution_stamps:
         write_attributions(prober, manifest, run)
@@ -166,7 +166,7 @@ def write_attributions(prober: Prober, manifest: Manifest, run: JobRun) -> None:
         total = maps.sum(axis=(1, 2), keepdims=True)
         share_of_pixel = np.divide(maps, total, out=np.zeros_like(maps), where=total > 0)
         pictures |= {f"{name}_{label}": share_of_pixel[labels == label].mean(axis=0) for label in np.unique(labels)}
-    write_scores(pa.concat_tables(rows), run.path("attributions", "dataset", "part-00000.parquet"))
+    write_part(pa.concat_tables(rows), run.path("attributions", "dataset", "part-00000.parquet"))
     sink = BytesIO()
     area = attribution.zones(maps.shape[1], prober.pixscale).mean(axis=(1, 2))
     np.savez_compressed(sink, pixscale_arcsec=prober.pixscale, area=area, **pictures)

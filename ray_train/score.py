@@ -31,7 +31,7 @@ from ray_train.core.predict import predict
 from ray_train.networks import build_network, statistics_in
 from ray_train.run_folder import RunFolder
 from ray_train.stamps import stamp_source
-from ray_train.training import image_recipe, score_table, write_scores
+from ray_train.training import image_recipe, score_table, write_part
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def score(run: JobRun) -> Outcome:
         address = run.path("dataset", f"part-{index:05d}.parquet")
         if not storage.exists(address):
             logits = scorer.score(part, config.batch)
-            write_scores(score_table(part, logits, scorer.config, scorer.run.run_id), address)
+            write_part(score_table(part, logits, scorer.config, scorer.run.run_id), address)
         steps.progress(index + 1, len(todo), "parts")
     rows, content = tables.content_hash(tables.iterate(run.output, check=False))
     return Outcome(rows=rows, content=content, report={"parts": len(todo), "checkpoint": config.checkpoint})

@@ -31,7 +31,7 @@ from lensdata.config.stack import CONDITIONS, StackConfig, completeness
 from lensdata.errors import InputError
 from lensdata.shards.manifests import read_manifest, require_classes
 from lensdata.steps import JobRun, Outcome
-from ray_train.core.stacking import (
+from ray_train.stacking import (
     FEATURE_WEIGHTED,
     PARTS,
     Floats,
@@ -43,7 +43,7 @@ from ray_train.core.stacking import (
     features_alone,
     fold_numbers,
 )
-from ray_train.training import write_scores
+from ray_train.training import write_part
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def stack(run: JobRun) -> Outcome:
         "folded_by": "stamp" if blocks_of(rows) is None else "patch of sky", "in_sample": in_sample,
     }  # fmt: skip
     table = pa.concat_tables(score_rows(rows, form, logit, fold, run) for form, logit in scores.items())
-    write_scores(table, storage.join(run.output, "dataset", "part-00000.parquet"))
+    write_part(table, storage.join(run.output, "dataset", "part-00000.parquet"))
     storage.write_json(storage.join(run.output, "stacking.json"), found)
     log.info("%s", found["message"])
     _, content = tables.content_hash([table])

@@ -249,7 +249,7 @@ def _train_and_score(plan: Plan, context: LocalContext) -> None:
         )
         if context.rank == 0:
             scores = score_table(manifest.split(split), logits, config, context.folder.run_id)
-            write_scores(scores, context.folder.path("scores", "dataset", f"{split}.parquet"))
+            write_part(scores, context.folder.path("scores", "dataset", f"{split}.parquet"))
     if config.execution.cache is None and context.local_rank == 0:
         shutil.rmtree(cache, ignore_errors=True)
 
@@ -305,8 +305,8 @@ def score_table(manifest: Manifest, logits: np.ndarray[Any, Any], config: Traini
     return tables.validate(pa.table(columns), tables.SCORES, manifest.uri)
 
 
-def write_scores(scores: pa.Table, uri: str) -> None:
-    """Write a part of a scores table, atomically."""
+def write_part(rows: pa.Table, uri: str) -> None:
+    """Write a part of a table, atomically."""
     sink = pa.BufferOutputStream()
-    pq.write_table(scores, sink)
+    pq.write_table(rows, sink)
     storage.write_bytes(uri, sink.getvalue().to_pybytes())

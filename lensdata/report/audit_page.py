@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lensdata.audit import verdicts
+from lensdata.audit.regions import PIXSCALE_ARCSEC
 from lensdata.report import audit_figures, figures, page, sections
 from lensdata.report.galleries import Picture
 
@@ -56,7 +57,7 @@ class Material:
     galleries: Sequence[tuple[str, str, Sequence[Picture]]]
     findings: Sequence[str]
     maps: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
-    pixscale_arcsec: float = 0.262
+    pixscale_arcsec: float = PIXSCALE_ARCSEC
 
 
 def render(material: Material) -> tuple[str, dict[str, Figure]]:

@@ -16,13 +16,13 @@ import torch
 from torch import fft
 from torch.nn import functional
 
+from lensdata.audit.regions import ANNULUS_ARCSEC as ARC_ARCSEC
+from lensdata.audit.regions import SKY_ARCSEC as BACKGROUND_ARCSEC
 from ray_train.core.augment import d4, mix, sample_key, uniform
 from ray_train.core.images import MAD_TO_SIGMA, ImageRecipe, annulus, azimuthal_median, median
 
 CORE_RADII = (3.0, 5.0, 7.0, 10.0, 15.0)  # pixels; R-E5, with 0 the untouched stamp
 RING_ARCSEC = 0.75  # width of the rings that are hidden in turn
-ARC_ARCSEC = (0.8, 3.0)  # where arcs of galaxies lie; that of the gates, lensdata/audit/regions.py
-BACKGROUND_ARCSEC = 8.0  # nothing of a lens lies beyond
 SEEING_FACTORS, NOISE_FACTORS = (1.2, 1.4), (1.5, 2.0)
 SHIFT_PIXELS = 3
 DEFAULT_FWHM_ARCSEC = 1.3  # of the survey, for stamps whose seeing is not known

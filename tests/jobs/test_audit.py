@@ -15,7 +15,7 @@ import pytest
 from infra import cli
 from lensdata import tables
 from ray_train import evaluate, gates, probe, stack, train
-from ray_train.training import write_scores
+from ray_train.training import write_part
 from tests import browser
 
 pytestmark = pytest.mark.slow  # half a minute beside the survey that other tests share
@@ -58,7 +58,7 @@ def known_lenses(out):
     """The run's own scores of the lenses it validated on and was judged on, as an external list."""
     scores = tables.read_table(str(out / "run1" / "scores"), tables.SCORES)
     rows = scores.filter(pc.and_(pc.equal(scores["label"], 1), pc.not_equal(scores["split"], "train")))
-    write_scores(rows, str(out / "listed" / "dataset" / "part-00000.parquet"))
+    write_part(rows, str(out / "listed" / "dataset" / "part-00000.parquet"))
     (out / "listed" / "_SUCCESS").touch()
 
 

@@ -20,9 +20,8 @@ from sklearn.metrics import roc_auc_score
 from lensdata import tables
 from lensdata.config.stack import FORMS, StackConfig
 from lensdata.errors import InputError
-from ray_train import stack
-from ray_train.core import stacking
-from ray_train.training import write_scores
+from ray_train import stack, stacking
+from ray_train.training import write_part
 from tests.unit.ray_train.test_train import run
 
 MEMBERS = ["one", "two"]
@@ -328,6 +327,6 @@ def test_two_runs_become_one_table_of_scores(
 
 def stored(folder: Path, scores: pd.DataFrame) -> Path:
     table = tables.validate(pa.Table.from_pandas(scores, preserve_index=False), tables.SCORES)
-    write_scores(table, str(folder / "dataset" / "part-0.parquet"))
+    write_part(table, str(folder / "dataset" / "part-0.parquet"))
     (folder / "_SUCCESS").touch()
     return folder
