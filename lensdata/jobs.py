@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from lensdata.config import catalogue, cutouts, evaluation, gates, probe, report, simulation, stack, training
+from lensdata.config import (
+    catalogue,
+    cutouts,
+    evaluation,
+    gates,
+    injection,
+    probe,
+    report,
+    simulation,
+    stack,
+    training,
+    tuning,
+)
 from lensdata.errors import InputError
 from lensdata.steps import Job
 
@@ -23,11 +35,14 @@ _ALL = (
     Job("assign_splits", "spark_jobs.assign_splits", "spark", catalogue.AssignSplitsConfig,
         "Give every object its split by HEALPix hash (R-S6).", ("positives",), ("negatives",)),
     Job("fetch_cutouts", "spark_jobs.fetch_cutouts", "spark", cutouts.FetchCutoutsConfig,
-        "Fetch a stamp for every object of the sample (R-C1 to R-C4).", ("sample",), ("reuse",), kind="part", retries=True),
+        "Fetch a stamp for every object of the sample (R-C1 to R-C4).", ("sample",), ("reuse",), kind="part", retries=True,
+        plans="compare the routes, and fetch nothing"),
     Job("build_manifests", "spark_jobs.build_manifests", "spark", cutouts.BuildManifestsConfig,
         "Pack stamps into shards in random order and write the manifests (R-S7, R-C3).", ("sample", "cutouts")),
     Job("subsample_manifest", "lensdata.shards.subsample", "python", cutouts.SubsampleManifestConfig,
         "Take a stratified share of a manifest for quick runs (R-S7).", ("manifest",)),
+    Job("inject", "lensdata.simulation.inject", "python", injection.InjectConfig,
+        "Put arcs on hosts without a lens, each beside its control: an injected training set (R-S10).", ("manifest",)),
     Job("validate_catalogue", "spark_jobs.validate_catalogue", "spark", catalogue.ValidateCatalogueConfig,
         "Check strata, splits and stamps, and show what the sample holds; fail if a check fails (R-S8).",
         ("sample",), ("quotas", "manifests", "cutouts")),
@@ -37,6 +52,9 @@ _ALL = (
         "Ask whether anything simpler than arcs tells the classes apart (R-E4).", ("manifest",), ("run",)),
     Job("train", "ray_train.train", "ray", training.TrainingConfig,
         "Train a network on a manifest (R-T1 to R-T9).", ("manifest",), ("init_from",), kind="part"),
+    Job("tune", "ray_train.tune", "ray", tuning.StudyConfig,
+        "Train the cells of a study with several seeds, compare them, and decide (R-A1 to R-A4).", (), ("manifest",), kind="part",
+        many=("manifests",), retries=True, plans="list the trials, and train nothing"),
     Job("score", "ray_train.score", "ray", training.ScoreConfig,
         "Score every stamp of a manifest with the best checkpoint of a run.", ("manifest", "run"), kind="part"),
     Job("probe", "ray_train.probe", "ray", probe.ProbeConfig,

@@ -48,6 +48,8 @@ class Job:
         Inputs that may be a ``.txt`` file with a path or address per line; their identity is that of the files.
     retries
         Takes ``--retry``: go on with a finished output, to ask again for what failed.
+    plans
+        What it does with ``--plan-only``, if it takes that.
     many
         Inputs of which there may be several, each with a name of its own: ``inputs.members.resnet=URI``.
     """
@@ -63,6 +65,7 @@ class Job:
     many: tuple[str, ...] = ()
     file_lists: tuple[str, ...] = ()
     retries: bool = False
+    plans: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,8 @@ def parse(job: Job, argv: Sequence[str]) -> Request:
     parser.add_argument("--force", action="store_true", help="replace a finished output")
     if job.retries:
         parser.add_argument("--retry", action="store_true", help="ask again for what failed in a finished output")
-        parser.add_argument("--plan-only", action="store_true", help="compare the routes, and fetch nothing")
+    if job.plans:
+        parser.add_argument("--plan-only", action="store_true", help=job.plans)
     parser.add_argument("--test-limit", type=int, help="work on the first N units only")
     parser.add_argument("settings", nargs="*", metavar="inputs.NAME=URI | key=value")
     keys = [name for name, known in job.config.model_fields.items() if known.annotation in (int, float, str)]
@@ -322,7 +326,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def run_job(job: Job, body: Callable[[JobRun], Outcome], argv: Sequence[str]) -> int:
     """Run a step from its command line; returns the exit code (0 done, 2 bad input, 1 failed)."""
-    return exit_code(job.name, lambda: _run(parse(job, argv), body))
+    return exit_code(job.name, lambda: run_request(parse(job, argv), body))
 
 
 def exit_code(name: str, action: Callable[[], int]) -> int:
@@ -349,7 +353,8 @@ def exit_code(name: str, action: Callable[[], int]) -> int:
         return EXIT_FAILED
 
 
-def _run(request: Request, body: Callable[[JobRun], Outcome]) -> int:
+def run_request(request: Request, body: Callable[[JobRun], Outcome]) -> int:
+    """Run a step, or skip it where it is done; errors are raised."""
     job, wanted = request.job, identity(request)
     now = state(request, wanted)
     if now == "done":

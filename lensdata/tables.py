@@ -374,6 +374,55 @@ MANIFEST = TableSpec(
     ),
     "cutout_id",
 )
+INJECTED = TableSpec(
+    "injected_manifest",
+    "a manifest of stamps with injected arcs and their controls (R-S10): what a manifest has, and what was injected",
+    (
+        *MANIFEST.columns,
+        Column("theta_e", F32, "arcsec", "Einstein radius of the injected lens; null without one"),
+        Column(
+            "arc_snr",
+            F32,
+            "",
+            "matched-filter signal-to-noise of the arc in r; 0 for an arc without light; null without one",
+        ),
+        Column("source_mag_r", F32, "mag", "AB magnitude in r of the source without lensing; null without light"),
+        Column("magnification", F32, "", "flux of the arc over that of its source"),
+        Column("control_source_id", I64, "", "the galaxy on the control's planes; null in an unpaired set"),
+        Column("control_cutout_id", I64, "", "key of the stamp on the control's planes"),
+        Column("control_match", TEXT, "", "own, identical, or what stamp and control have in common"),
+    ),
+    "cutout_id",
+)
+INJECTIONS = TableSpec(
+    "injections",
+    "what was injected into each host (R-S10); positions relative to the host, x along columns, y along rows",
+    (
+        Column("cutout_id", I64, "", "key of the stamp with the arc"),
+        Column("source_id", I64, "", "the host"),
+        Column("split", TEXT, "", "train, val or test"),
+        Column("seed", I64, "", "seed of the draws; with source_id it gives all of them again"),
+        *(_SAMPLE_COLUMNS[name] for name in ("brickname", "psf_bin", "depth_bin", "type", "nobs_z_bin", "mag_r")),
+        Column("theta_e", F64, "arcsec", "Einstein radius, intermediate axis"),
+        Column("lens_q", F64, "", "axis ratio of the mass"),
+        Column("lens_angle", F64, "rad", "its major axis, from x towards y"),
+        Column("shear_1", F64, "", "external shear, along the axes"),
+        Column("shear_2", F64, "", "external shear, along the diagonals"),
+        Column("source_x", F64, "arcsec", "position of the source behind the lens"),
+        Column("source_y", F64, "arcsec", "the same along rows"),
+        Column("source_radius", F64, "arcsec", "half-light radius of the source"),
+        Column("source_index", F64, "", "Sersic index of the source"),
+        Column("source_q", F64, "", "axis ratio of the source"),
+        Column("source_angle", F64, "rad", "its major axis, from x towards y"),
+        Column("arc_snr", F64, "", "matched-filter signal-to-noise of the arc in r on the stamp"),
+        Column("pixel_sigma_r", F64, "nanomaggy", "noise of a pixel in r that the signal-to-noise refers to"),
+        Column("magnification", F64, "", "flux of the arc over that of its source"),
+        Column("source_mag_r", F64, "mag", "AB magnitude in r of the source without lensing; null without light"),
+        *_per_band("source_flux_{}", F64, "nanomaggy", "flux of the source in {} without lensing"),
+        *_per_band("lensed_flux_{}", F64, "nanomaggy", "flux of the arc in {} on the stamp"),
+    ),
+    "cutout_id",
+)
 SCORES = TableSpec(
     "scores",
     "what a model says of each stamp (R-T6)",
@@ -415,7 +464,7 @@ TABLES = {
     spec.name: spec
     for spec in (
         POOL, NEAR_LENSES, REJECTED, REMOVED, SWEEP_SPLITS, SWEEP_FILES, SWEEP_CHECKSUMS, POSITIVES, UNMATCHED,
-        NEGATIVES, QUOTAS, SAMPLE, LEDGER, REJECTED_STAMPS, MANIFEST, SCORES, PROBES, ATTRIBUTIONS,
+        NEGATIVES, QUOTAS, SAMPLE, LEDGER, REJECTED_STAMPS, MANIFEST, INJECTED, INJECTIONS, SCORES, PROBES, ATTRIBUTIONS,
     )
 }  # fmt: skip
 

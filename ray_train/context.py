@@ -5,19 +5,33 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from lensdata import steps, storage
 from lensdata.errors import InputError
+from lensdata.shards.layout import ImageLayout
+from lensdata.shards.manifests import Manifest
 from ray_train.core import health
+from ray_train.core.images import ImageRecipe
 from ray_train.core.loop import Record, TrainingError
+from ray_train.core.memory import StepNeed
 from ray_train.core.recipe import Recipe
 from ray_train.run_folder import RunFolder
 from ray_train.trackers import Tracker
 
 log = logging.getLogger(__name__)
+
+
+class Lender(Protocol):
+    """Holds prepared stamps in the device's memory for several runs."""
+
+    def borrow(
+        self, manifest: Manifest, layout: ImageLayout, images: ImageRecipe, need: StepNeed
+    ) -> dict[str, torch.Tensor] | None:
+        """Prepared stamps (N, h, w, C) of each split, which the borrower does not change; None where they do not fit."""
+        ...
 
 
 @dataclass
@@ -37,6 +51,7 @@ class LocalContext:
     fatal_health: bool = False
     trackers: list[Tracker] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    lender: Lender | None = None
 
     def records(self) -> list[Record]:
         """See `ray_train.core.loop.RunContext`."""

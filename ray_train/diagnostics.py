@@ -127,7 +127,7 @@ class Diagnosis:
         """How much of the AUC is lost when the central pixels are hidden (R-E5)."""
         hidden = predict(
             model,
-            _Masked(self.val, RELIANCE_RADIUS),
+            Masked(self.val, RELIANCE_RADIUS),
             batch=self.recipe.evaluation_batch,
             device=self.device,
             rank=self.rank,
@@ -138,7 +138,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
-class _Masked:
+class Masked:
     """A source whose stamps have their core hidden."""
 
     source: StampSource

@@ -41,8 +41,10 @@ HEAD_ANSWERS_SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def ray_session(execution: ExecutionConfig) -> Iterator[None]:
+def ray_session(cpus: int) -> Iterator[None]:
     """Connect to the cluster that RAY_ADDRESS names, or start one in this process for as long as it is needed.
+
+    `cpus`: what a Ray of this process must have at least; it may promise more than the machine's cores.
 
     Raises
     ------
@@ -56,7 +58,7 @@ def ray_session(execution: ExecutionConfig) -> Iterator[None]:
         require_head(address)
         ray.init(log_to_driver=False)
     else:
-        cores = max(os.cpu_count() or 1, execution.num_workers * cpus_per_worker(execution))
+        cores = max(os.cpu_count() or 1, cpus)
         ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     try:
         yield
@@ -143,7 +145,7 @@ def train_on_ray(plan: Plan, config: TrainingConfig) -> None:
     JobFailed
         Training stopped for a reason that a restart would meet again, its workers died too often, or Ray was lost.
     """
-    with ray_session(config.execution):
+    with ray_session(config.execution.num_workers * cpus_per_worker(config.execution)):
         folder = storage.join(plan.output, RAY_FOLDER)
         storage.remove(folder)  # of an attempt that was killed
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from lensdata import storage
@@ -17,6 +18,7 @@ from ray_train.core.loop import Record
 from ray_train.core.recipe import best_epoch
 
 PARTIAL = "inside_epoch.pt"
+HANDED_OVER = ("metrics.jsonl", "health.json", "best.json", "last.json")
 
 
 def checkpoint_name(epoch: int) -> str:
@@ -42,6 +44,10 @@ class RunFolder:
     def path(self, *parts: str) -> str:
         """A path inside the folder."""
         return storage.join(self.uri, *parts)
+
+    def epochs(self) -> int:
+        """Number of epochs whose checkpoint was saved."""
+        return len(self.records())
 
     def records(self) -> list[Record]:
         """Records of the epochs whose checkpoint was saved."""
@@ -113,6 +119,23 @@ class RunFolder:
             half_written = ".pt.tmp-" in name  # by a process that was killed
             if half_written or (name.endswith(".pt") and name not in names):
                 storage.remove(uri)
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy what another run needs to go on from here: records, the best and the last checkpoint."""
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for name in HANDED_OVER:
+            (folder / name).write_bytes(storage.read_bytes(self.path(name)))
+        for entry in {storage.read_json(self.path(f"{name}.json"))["checkpoint"] for name in ("best", "last")}:
+            (folder / "checkpoints" / f"{entry}.pt").write_bytes(
+                storage.read_bytes(self.path("checkpoints", f"{entry}.pt"))
+            )
+
+    def take_over(self, folder: Path) -> None:
+        """Go on from such a copy; `last.json`, which says how far the run is, comes last."""
+        for checkpoint in sorted((folder / "checkpoints").iterdir()):
+            storage.write_bytes(self.path("checkpoints", checkpoint.name), checkpoint.read_bytes())
+        for name in HANDED_OVER:
+            storage.write_bytes(self.path(name), (folder / name).read_bytes())
 
     def _point(self, name: str, record: Record, checkpoint: bytes) -> None:
         figures: dict[str, Any] = {key: record[key] for key in ("val_auc", "val_loss", "train_loss")}

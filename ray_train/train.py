@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,34 @@ from lensdata.config.base import config_hash, dump_yaml
 from lensdata.config.training import TrainingConfig
 from lensdata.steps import JobRun, Outcome
 from ray_train import ray_environment
-from ray_train.context import LocalContext, choose_device, use_threads
+from ray_train.context import Lender, LocalContext, choose_device, use_threads
 from ray_train.run_folder import RunFolder
-from ray_train.trackers import build_trackers
+from ray_train.trackers import Tracker, build_trackers
 from ray_train.training import Plan, check_plan, recipe_of, run_training
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a study gives the runs that it starts in its own processes.
+
+    Attributes
+    ----------
+    listeners
+        Told of every epoch besides the configured trackers.
+    lender
+        Holds prepared stamps that several runs use.
+    inherited
+        A copy of another run to go on from (`RunFolder.copy_to`).
+    """
+
+    listeners: Sequence[Tracker] = ()
+    lender: Lender | None = None
+    inherited: Path | None = None
+
+
+ALONE = Surroundings()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,14 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return steps.run_job(jobs.find("train"), train, sys.argv[1:] if argv is None else list(argv))
 
 
-def train(run: JobRun) -> Outcome:
-    """Check everything here, then train where `execution.runtime` says."""
+def train(run: JobRun, surroundings: Surroundings = ALONE) -> Outcome:
+    """Check everything here, then train where `execution.runtime` says; a study says what is around a local run."""
     config: TrainingConfig = run.config
     plan = Plan(
         config.model_dump(mode="json"), run.inputs["manifest"], run.output, run.inputs.get("init_from"), run.test_limit
     )
-    facts = check_plan(plan)
     folder = RunFolder(run.output)
+    if surroundings.inherited is not None and not folder.records():
+        folder.take_over(surroundings.inherited)
+    facts = check_plan(plan)
     storage.write_bytes(folder.path("config.yaml"), dump_yaml(config).encode())
     storage.write_json(folder.path("run_info.json"), run_info(run, folder, facts))
     if config.execution.runtime == "ray":
@@ -52,11 +77,11 @@ def train(run: JobRun) -> Outcome:
 
         train_on_ray(plan, config)
     else:
-        train_here(plan, config)
+        train_here(plan, config, surroundings)
     return _outcome(folder)
 
 
-def train_here(plan: Plan, config: TrainingConfig) -> None:
+def train_here(plan: Plan, config: TrainingConfig, surroundings: Surroundings = ALONE) -> None:
     """The same loop in this process."""
     folder = RunFolder(plan.output)
     use_threads(config.execution.threads)
@@ -65,7 +90,8 @@ def train_here(plan: Plan, config: TrainingConfig) -> None:
         recipe_of(config),
         choose_device(config.execution.device),
         fatal_health=config.health.fatal,
-        trackers=build_trackers(config.trackers, folder, plan.config),
+        trackers=[*build_trackers(config.trackers, folder, plan.config), *surroundings.listeners],
+        lender=surroundings.lender,
     )
     run_training(plan, context)
     context.close()

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,17 @@ import torch
 from lensdata import storage, tables
 from lensdata.config.training import TrainingConfig
 from lensdata.errors import InputError
+from lensdata.hashing import splitmix64
 from lensdata.shards.layout import ImageLayout
 from lensdata.shards.manifests import SPLITS, Manifest, read_manifest, require_classes
 from lensdata.steps import JobFailed
 from ray_train.context import LocalContext
 from ray_train.core import state
 from ray_train.core.augment import Affine, MaskStage, Views
-from ray_train.core.data import DataError
+from ray_train.core.data import DataError, ResidentStamps, StampSource
 from ray_train.core.images import ImageRecipe, Statistics
 from ray_train.core.loop import TrainingError, fit, load_partial
-from ray_train.core.memory import NoRoomError, require_room, step_need
+from ray_train.core.memory import NoRoomError, StepNeed, require_room, step_need
 from ray_train.core.predict import predict
 from ray_train.core.recipe import Recipe
 from ray_train.core.schedule import Schedule
@@ -39,7 +41,15 @@ from ray_train.networks import (
     statistics_in,
 )
 from ray_train.run_folder import RunFolder
-from ray_train.stamps import cache_folder, check_images, prepared_bytes, residency_for, stamp_source, statistics_of
+from ray_train.stamps import (
+    cache_folder,
+    check_images,
+    prepared_bytes,
+    residency_for,
+    stamp_source,
+    stamp_table,
+    statistics_of,
+)
 from ray_train.trackers import check_trackers
 
 log = logging.getLogger(__name__)
@@ -120,6 +130,8 @@ def training_manifest(config: TrainingConfig, uri: str, test_limit: int | None) 
     manifest = read_manifest(uri)
     if config.data.held_out_fold is not None:
         manifest = hold_out_fold(manifest, config.data.held_out_fold)
+    if config.data.split == "random":
+        manifest = deal_out(manifest, config.seed)
     if test_limit is not None:
         manifest = manifest.head(test_limit)
     require_classes(manifest, ("train", "val"))
@@ -140,6 +152,20 @@ def hold_out_fold(manifest: Manifest, fold: int) -> Manifest:
     split = np.where(folds == fold, "test", np.where(folds == following, "val", "train"))
     index = manifest.table.column_names.index("split")
     return Manifest(manifest.uri, manifest.table.set_column(index, "split", pa.array(split)))
+
+
+def deal_out(manifest: Manifest, seed: int) -> Manifest:
+    """Rows of train and val dealt out anew by keyed hash, with the same numbers of either class; test stays (R-T10)."""
+    split, label = manifest.column("split").astype(str), manifest.column("label")
+    key = splitmix64(manifest.column("cutout_id").astype(np.int64).view(np.uint64) ^ splitmix64(np.uint64(seed)))
+    dealt = split.copy()
+    for value in np.unique(label):
+        rows = np.flatnonzero((split != "test") & (label == value))
+        rows = rows[np.argsort(key[rows])]
+        validating = int(np.sum(split[rows] == "val"))
+        dealt[rows[:validating]], dealt[rows[validating:]] = "val", "train"
+    index = manifest.table.column_names.index("split")
+    return Manifest(manifest.uri, manifest.table.set_column(index, "split", pa.array(dealt)))
 
 
 def check_plan(plan: Plan) -> dict[str, Any]:
@@ -219,22 +245,8 @@ def _train_and_score(plan: Plan, context: LocalContext) -> None:
         model.to(device), in_channels=network["in_channels"], size=images.prepared_shape(layout.shape)[0],
         micro_batch=config.batch.micro_batch, precision=config.precision, device=device,
     )  # fmt: skip
-    residency = residency_for(
-        config.execution.residency, manifest, layout, images, device, cache, need, workers=context.local_world
-    )
-    require_room(need, device, taken=prepared_bytes(len(manifest), layout, images) if residency == "device" else 0)
     images = _with_statistics(images, network, manifest, layout, context)
-    context.facts = {
-        "device": device.type,
-        "threads": torch.get_num_threads(),
-        "workers": context.world,
-        "residency": residency,
-    }
-    sources = {
-        split: stamp_source(part, layout, images, device, residency, cache)
-        for split in SPLITS
-        if len(part := manifest.split(split))
-    }
+    sources = _sources(config, manifest, layout, images, need, context, cache)
     diagnosis = Diagnosis(
         recipe=context.recipe, train=sources["train"], val=sources["val"], rows=manifest.split("val"),
         groups=pixels_of(manifest.split("train")), pairs=pairs_of(config.images.bands or layout.bands), device=device,
@@ -252,6 +264,36 @@ def _train_and_score(plan: Plan, context: LocalContext) -> None:
             write_part(scores, context.folder.path("scores", "dataset", f"{split}.parquet"))
     if config.execution.cache is None and context.local_rank == 0:
         shutil.rmtree(cache, ignore_errors=True)
+
+
+def _sources(
+    config: TrainingConfig,
+    manifest: Manifest,
+    layout: ImageLayout,
+    images: ImageRecipe,
+    need: StepNeed,
+    context: LocalContext,
+    cache: Path,
+) -> dict[str, StampSource]:
+    """Stamps of each split, from where they wait; lent ones if there is a lender and nothing else is asked for."""
+    device, wanted = context.device, config.execution.residency
+    parts = {split: part for split in SPLITS if len(part := manifest.split(split))}
+    lent = None
+    if context.lender is not None and wanted in ("auto", "device"):
+        lent = context.lender.borrow(manifest, layout, images, need)
+    if lent is None:
+        residency = residency_for(wanted, manifest, layout, images, device, cache, need, workers=context.local_world)
+        taken = prepared_bytes(len(manifest), layout, images) if residency == "device" else 0
+        require_room(need, device, taken=taken)
+    context.facts = {
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "workers": context.world,
+        "residency": "shared" if lent is not None else residency,
+    }
+    if lent is not None:
+        return {split: ResidentStamps.of(stamp_table(part)[0], lent[split]) for split, part in parts.items()}
+    return {split: stamp_source(part, layout, images, device, residency, cache) for split, part in parts.items()}
 
 
 def begun(folder: RunFolder) -> bool:

@@ -79,17 +79,40 @@ def delong(label: npt.ArrayLike, *scores: npt.ArrayLike) -> DeLong:
     ValueError
         A class has fewer than two members, or a score is not finite.
     """
-    outranked_by_positive, outranking_negative = [], []
-    for score in scores:
-        labels, values = checked(label, score)
-        ours, others = values[labels], values[~labels]
-        if min(len(ours), len(others)) < 2:
-            raise ValueError("two members of either class are needed")
-        ranks = stats.rankdata(np.concatenate([ours, others]))
-        # rank among all less rank among its own: how many of the other class lie below, ties half
-        outranked_by_positive.append((ranks[: len(ours)] - stats.rankdata(ours)) / len(others))
-        outranking_negative.append(1 - (ranks[len(ours) :] - stats.rankdata(others)) / len(ours))
-    v10, v01 = np.array(outranked_by_positive), np.array(outranking_negative)
+    v10, v01 = (np.array(parts) for parts in zip(*(components(label, score) for score in scores), strict=True))
     n_positive, n_negative = v10.shape[1], v01.shape[1]
     covariance = np.cov(v10, ddof=1) / n_positive + np.cov(v01, ddof=1) / n_negative
     return DeLong(v10.mean(axis=1), np.atleast_2d(covariance), n_positive, n_negative)
+
+
+def components(label: npt.ArrayLike, score: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Of every positive the share of negatives below it, of every negative that of positives above it, ties half.
+
+    The mean of either is the AUC, and the variances of these means add up to its own.
+
+    Parameters
+    ----------
+    label, score
+        Labels (1 positive) and scores; shape (n,).
+
+    Returns
+    -------
+    tuple
+        Of the positives and of the negatives, in the order given; shapes (n_positive,) and (n_negative,).
+
+    Raises
+    ------
+    ValueError
+        A class has fewer than two members, or a score is not finite.
+
+    >>> [part.tolist() for part in components([1, 1, 0, 0], [3, 1, 1, 0])]
+    [[1.0, 0.75], [0.75, 1.0]]
+    """
+    labels, values = checked(label, score)
+    ours, others = values[labels], values[~labels]
+    if min(len(ours), len(others)) < 2:
+        raise ValueError("two members of either class are needed")
+    ranks = stats.rankdata(np.concatenate([ours, others]))
+    # rank among all less rank among its own: how many of the other class lie below, ties half
+    of_positives = (ranks[: len(ours)] - stats.rankdata(ours)) / len(others)
+    return of_positives, 1 - (ranks[len(ours) :] - stats.rankdata(others)) / len(ours)

@@ -45,7 +45,7 @@ def load_config(model: type[C], path: str | Path | None, overrides: Iterable[str
     model
         The configuration class.
     path
-        A YAML file, which may start from another with ``extends: FILE``; None starts from the defaults.
+        A YAML file; it, or a section of it, may start from another with ``extends: FILE``; None starts from the defaults.
     overrides
         ``key.sub=value`` strings (values are YAML) or a mapping of dotted keys to values.
 
@@ -124,7 +124,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a file; ``extends: FILE`` starts from those of another, beside it, and changes single keys."""
+    """The values of a file; ``extends: FILE`` in it, or in a section, starts from those of another beside it."""
     if not path.is_file():
         named = f", which {extended_by[-1]} extends," if extended_by else ""
         raise InputError(f"Configuration file {path}{named} does not exist.")
@@ -136,7 +136,15 @@ def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]
         return {}
     if not isinstance(values, dict):
         raise InputError(f"Configuration file {path} must hold keys and values, found a {type(values).__name__}.")
+    return _extended(values, path, extended_by)
+
+
+def _extended(values: dict[str, Any], path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """The values with what they extend; a section may start from a file of its own."""
     base = values.pop("extends", None)
+    values = {
+        key: _extended(value, path, extended_by) if isinstance(value, dict) else value for key, value in values.items()
+    }
     if base is None:
         return values
     if not isinstance(base, str):

@@ -75,6 +75,10 @@ class DataConfig(Config):
     held_out_fold: int | None = Field(
         default=None, ge=0, description="fold that becomes test; the next one validates, the rest trains (R-N2)"
     )
+    split: Literal["manifest", "random"] = Field(
+        default="manifest",
+        description="random: rows of train and val dealt out anew, whatever their place on the sky; an ablation of leakage",
+    )
 
 
 class ModelConfig(Config):

@@ -5,6 +5,8 @@ Every function gives a matplotlib figure; `svg` makes it text for the page, `pdf
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 from io import BytesIO, StringIO
 from typing import Any
@@ -27,7 +29,6 @@ RC = {
     "axes.grid": True,
     "grid.color": ACCENT,
     "grid.alpha": 0.25,
-    "svg.hashsalt": "lensdata",
     **dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
     ),
@@ -38,11 +39,16 @@ RC = {
 
 def svg(figure: Figure, *, crop: bool = True) -> str:
     """A figure as SVG for embedding; the same figure gives the same text. Cropping to what is drawn draws it twice."""
+    import matplotlib as mpl
+
     sink = StringIO()
     box = "tight" if crop else None
-    figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches=box)
+    with mpl.rc_context({"svg.hashsalt": "lensdata"}):  # else ids are drawn at random
+        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches=box)
     text = sink.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
+    own = f"f{hashlib.sha256(text.encode()).hexdigest()[:8]}-"  # figures of one page must not share ids
+    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{own}", text)
     return text.replace("<svg", '<svg fill="currentColor"', 1)  # what has no colour of its own is text
 
 

@@ -66,7 +66,7 @@ def wanted(count: int, fraction: float) -> int:
     return 0 if count == 0 else max(1, int(np.floor(fraction * count + 0.5 + 1e-9)))
 
 
-def subsample(table: pa.Table, fraction: float, seed: int) -> Ints:
+def subsample(table: pa.Table, fraction: float, seed: int, purpose: str = "subsample") -> Ints:
     """Indices of a subsample that keeps label balance and the distributions of theta_E, PSF and depth.
 
     Every (split, label) keeps `wanted` of its rows. They are shared among its cells (PSF bin, depth bin, theta_E bin) by
@@ -78,13 +78,15 @@ def subsample(table: pa.Table, fraction: float, seed: int) -> Ints:
     ----------
     table
         ``cutout_id, split, label``; ``psf_bin, depth_bin, theta_e`` where it has them, nulls in a cell of their own.
+    purpose
+        Name of the order: choices for different purposes are independent of each other.
 
     Returns
     -------
     ndarray
         Row indices, ascending.
     """
-    key = second_key(table["cutout_id"].to_numpy(), seed, "subsample")
+    key = second_key(table["cutout_id"].to_numpy(), seed, purpose)
     groups = _numbered([table["split"].to_numpy(zero_copy_only=False).astype(str), table["label"].to_numpy()])
     cells = _numbered([groups, *_bins(table)])
     by_cell = np.lexsort((key, cells))

@@ -9,6 +9,7 @@ from lensdata.config.simulation import LensesConfig
 from lensdata.simulation.galaxies import Mixture, Patch
 from lensdata.simulation.lensing import Lens, SersicSource, lensed_brightness
 from lensdata.simulation.populations import Columns, flux_of, mag_of
+from lensdata.simulation.randomness import KeyedDraws
 from lensdata.simulation.sky import BANDS
 from lensdata.simulation.structure import bin_pixels, blur, grid
 
@@ -21,7 +22,7 @@ PARAMETERS = (
 """Columns of a lens: arcsec, radians; positions relative to the host, x to the west, y to the north."""
 
 
-def draw_lenses(random: np.random.Generator, hosts: Columns, config: LensesConfig) -> Columns:
+def draw_lenses(random: np.random.Generator | KeyedDraws, hosts: Columns, config: LensesConfig) -> Columns:
     """Mass models and sources for host rows; the mass follows the light within some scatter."""
     n = len(hosts["type"])
     low, high = config.theta_e_arcsec
@@ -46,13 +47,13 @@ def draw_lenses(random: np.random.Generator, hosts: Columns, config: LensesConfi
     }
 
 
-def log_uniform(random: np.random.Generator, limits: tuple[float, float], n: int) -> FloatArray:
+def log_uniform(random: np.random.Generator | KeyedDraws, limits: tuple[float, float], n: int) -> FloatArray:
     """Numbers between two limits, uniform in their logarithm."""
     low, high = np.log(limits)
     return np.asarray(np.exp(random.uniform(float(low), float(high), n)))
 
 
-def source_colours(random: np.random.Generator, hosts: Columns, config: LensesConfig) -> FloatArray:
+def source_colours(random: np.random.Generator | KeyedDraws, hosts: Columns, config: LensesConfig) -> FloatArray:
     """Flux of each source in g r i z relative to r, shape (lenses, 4): blue, but for a few as red as their host."""
     n = len(hosts["type"])
     gr, rz = 0.55 + 0.25 * random.standard_normal(n), 0.35 + 0.2 * random.standard_normal(n)

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
+from scipy.special import betaincinv, ndtri
 
 from lensdata.hashing import splitmix64
 
@@ -45,6 +45,42 @@ def hashed_normal(seed: int, purpose: str, identity: npt.ArrayLike) -> FloatArra
 def generator(seed: int, purpose: str, identity: int = 0) -> np.random.Generator:
     """A numpy generator of its own for one purpose and identity."""
     return np.random.Generator(np.random.Philox(key=[key_of(seed, purpose), identity & (2**64 - 1)]))
+
+
+class KeyedDraws:
+    """Stands in for a numpy generator where the numbers of an object must not depend on which others are drawn with it.
+
+    Every call is a purpose of its own, so the same calls in the same order give an object the same numbers.
+
+    Examples
+    --------
+    >>> both = KeyedDraws(42, "arcs", [7, 8]).uniform(0, 1, 2)
+    >>> bool(both[1] == KeyedDraws(42, "arcs", [8]).uniform(0, 1, 1)[0])
+    True
+    """
+
+    def __init__(self, seed: int, purpose: str, identity: npt.ArrayLike) -> None:
+        self._seed, self._purpose, self._calls = seed, purpose, 0
+        self._identity = np.asarray(identity).astype(np.int64)
+
+    def random(self, size: int) -> FloatArray:
+        """Uniform in (0, 1); ``size`` is the number of objects, as everywhere here."""
+        if size != len(self._identity):
+            raise ValueError(f"{size} numbers for {len(self._identity)} objects")
+        self._calls += 1
+        return hashed_uniform(self._seed, f"{self._purpose}/{self._calls}", self._identity)
+
+    def uniform(self, low: float, high: float, size: int) -> FloatArray:
+        """Uniform between two limits."""
+        return low + (high - low) * self.random(size)
+
+    def standard_normal(self, size: int) -> FloatArray:
+        """Standard normal."""
+        return np.asarray(ndtri(self.random(size)))
+
+    def beta(self, a: float, b: float, size: int) -> FloatArray:
+        """Beta distributed in (0, 1)."""
+        return np.asarray(betaincinv(a, b, self.random(size)))
 
 
 def pixel_noise(key: int, y0: int, x0: int, height: int, width: int, row_length: int) -> FloatArray:

@@ -100,6 +100,20 @@ class ResidentStamps:
                 self._images_NHWC = torch.empty((len(table), *ready.shape[1:]), dtype=ready.dtype, device=device)
             self._images_NHWC[first : first + len(ready)] = ready
 
+    @classmethod
+    def of(cls, table: StampTable, images_NHWC: torch.Tensor) -> ResidentStamps:
+        """Stamps that are prepared and on the device already, in the order of the table."""
+        if len(images_NHWC) != len(table):
+            raise DataError(f"{len(images_NHWC)} prepared stamps, but the manifest lists {len(table)}")
+        made = cls.__new__(cls)
+        made.table, made._images_NHWC = table, images_NHWC
+        return made
+
+    @property
+    def images_NHWC(self) -> torch.Tensor | None:
+        """All prepared stamps; None where there are none."""
+        return self._images_NHWC
+
     def batches(self, order: EpochOrder, slices: Slices) -> Iterator[torch.Tensor]:
         """See `StampSource`."""
         if self._images_NHWC is None:

@@ -23,7 +23,7 @@ from ray_train.core.averaging import WeightAverage
 from ray_train.core.data import StampSource, StampTable
 from ray_train.core.epoch import EpochLog, Record, TrainingError
 from ray_train.core.models import stem_of
-from ray_train.core.optimizer import build_optimizer, set_lr
+from ray_train.core.optimizer import build_optimizer, load_optimizer, set_lr
 from ray_train.core.order import EpochOrder, epoch_order, micro_batches
 from ray_train.core.predict import predict
 from ray_train.core.recipe import Recipe, best_epoch, should_stop
@@ -239,7 +239,7 @@ def _restore(trainer: Trainer, records: list[Record]) -> dict[str, Any] | None:
                 f"the checkpoint is of epoch {saved['epoch']}, the record of {records[-1]['epoch']}"
             )
     trainer.model.load_state_dict(saved["model"])
-    trainer.stepper.optimizer.load_state_dict(saved["optimizer"])
+    load_optimizer(trainer.stepper.optimizer, saved["optimizer"])
     trainer.stepper.scaler.load_state_dict(saved["scaler"])
     if trainer.average is not None:
         trainer.average.load(saved["averaged"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -21,3 +23,11 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Use this learning rate from now on."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take over averages and steps, and keep the settings of the recipe: a run may go on with others than it began with."""
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)

@@ -8,18 +8,20 @@ import pytest
 
 from lensdata.config.base import load_config
 from lensdata.config.catalogue import MatchPositivesConfig
+from lensdata.config.injection import InjectConfig
 from lensdata.config.simulation import MockSurveyConfig
 from lensdata.config.training import ImportConfig, TrainingConfig
+from lensdata.config.tuning import StudyConfig
 from lensdata.jobs import JOBS
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-NAMED = {"original": MatchPositivesConfig, "rings_import": ImportConfig}
+NAMED = {"original": MatchPositivesConfig, "rings_import": ImportConfig, "inject": InjectConfig}
 
 
 def model_of(path: Path):
     if path.stem in NAMED:
         return NAMED[path.stem]
-    by_folder = {"training": TrainingConfig, "simulation": MockSurveyConfig}
+    by_folder = {"training": TrainingConfig, "simulation": MockSurveyConfig, "tuning": StudyConfig}
     return by_folder.get(path.parent.name) or JOBS[path.stem].config
 
 
@@ -67,3 +69,7 @@ def test_the_catalogue_files_spell_out_the_defaults(name):
 def test_the_audit_files_spell_out_the_defaults(name):
     model = JOBS[name].config
     assert load_config(model, CONFIGS / "audit" / f"{name}.yaml") == model()
+
+
+def test_the_file_of_injections_spells_out_the_defaults():
+    assert load_config(InjectConfig, CONFIGS / "simulation" / "inject.yaml") == InjectConfig()
