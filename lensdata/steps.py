@@ -414,25 +414,32 @@ def run_request(request: Request, body: Callable[[JobRun], Outcome]) -> int:
 
 
 def _refuse_running(output: str, leftover: str) -> None:
-    """Leave the work folder of another process alone while that is alive; from another machine nobody can tell."""
-    mark = storage.join(leftover, RUNNING)
+    """Leave the work folder of another process alone while that is alive."""
+    process = process_in(leftover)
+    if process is not None:
+        raise InputError(
+            f"Output {output} is being written by process {process}; wait for it or stop it. If that is another program, "
+            f"remove {storage.join(leftover, RUNNING)}."
+        )
+
+
+def process_in(folder: str) -> int | None:
+    """The process that works in a folder, if it is alive on this machine; of another machine's nobody can tell."""
+    mark = storage.join(folder, RUNNING)
     if not storage.exists(mark):
-        return
+        return None
     owner = storage.read_json(mark)
     if owner["host"] != platform.node():
-        return
+        return None
+    process = int(owner["process"])
     try:
-        os.kill(owner["process"], 0)
+        os.kill(process, 0)
     except ProcessLookupError:
-        return
+        return None
     except PermissionError:
         pass  # alive, and somebody else's
-    if owner["start"] != _start_of(owner["process"]):
-        return  # a restarted container, or a machine long in use, gave its number to another
-    raise InputError(
-        f"Output {output} is being written by process {owner['process']}; wait for it or stop it. If that is another program, "
-        f"remove {mark}."
-    )
+    # a restarted container, or a machine long in use, gave its number to another
+    return process if owner["start"] == _start_of(process) else None
 
 
 def _start_of(process: int) -> str | None:

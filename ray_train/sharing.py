@@ -7,6 +7,7 @@ borrows maps the same memory. Stamps that nobody uses are given up when others n
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ray_train.stamps import group_reader, prepared_bytes, prepared_file, stamp_
 
 log = logging.getLogger(__name__)
 
+SHARED_MEMORY, SHARED_MEMORY_SHARE = Path("/dev/shm"), 0.8  # noqa: S108 - where torch puts what processes share on a CPU
 GPU_SHARE = 0.05  # of a GPU that the holder reserves, so that Ray shows it the device; trials leave it free
 Handles = dict[str, tuple[Any, tuple[Any, ...]]]
 
@@ -82,8 +84,10 @@ class Holder:
 
     def _fits(self, wanted: int, training: int) -> bool:
         free = free_bytes(self._device)
-        share = DEVICE_SHARE if self._device.type == "cuda" else HOST_SHARE
-        return wanted <= min(share * free, free - training)
+        if self._device.type == "cuda":
+            return wanted <= min(DEVICE_SHARE * free, free - training)
+        shared = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0  # containers give little
+        return wanted <= min(HOST_SHARE * free, free - training, SHARED_MEMORY_SHARE * shared)
 
     def _prepared(self, part: Manifest, layout: ImageLayout, images: ImageRecipe) -> torch.Tensor:
         table, places = stamp_table(part)

@@ -17,8 +17,10 @@ from lensdata.config.base import config_hash, validate
 from lensdata.config.training import TrainingConfig
 from lensdata.config.tuning import RangeConfig, StudyConfig
 from lensdata.report.study import Study
+from lensdata.shards.manifests import read_manifest
 from lensdata.steps import JobFailed, JobRun
 from ray_train.study import choices
+from ray_train.training import pairs_of
 from ray_train.trial import CONFIGS, FAILED, METRICS, RUNS, STOPPED, Task
 from ray_train.trial_figures import Measured, network_figures
 
@@ -104,6 +106,7 @@ def study_of(
         scores=validation_scores(run.output, results),
         decision=decision,
         winner=winner,
+        notes=notes(run, results, decision),
         provenance={
             "commit": steps.git_commit(),
             "configuration": config_hash(config),
@@ -111,6 +114,27 @@ def study_of(
             "folder": run.final.rsplit("/", 1)[-1],
         },
     )
+
+
+def notes(run: JobRun, results: Sequence[TrialResult], decision: Decision | None) -> list[str]:
+    """What no table says: pairs that give themselves away, and a tree that does not ask whether a network is good."""
+    config: StudyConfig = run.config
+    paired = [uri for uri in run.inputs.values() if pairs_of(read_manifest(uri).layout().bands)]
+    out = []
+    if paired and "injection" in set(read_manifest(paired[0]).column("kind").astype(str)):
+        out.append(
+            "In the paired set a positive and its control share the noise of every pixel, and no stamp of label 0 and its "
+            "control do: a network need not see arcs to tell them apart, so its AUC is no measure of finding them."
+        )
+    if decision is not None and decision.winner is not None and config.decision is not None:
+        mine = [one.best_val_auroc for one in results if one.variants[config.decision.axis] == decision.winner]
+        known = [auc for auc in mine if auc is not None]
+        if known and sum(known) / len(known) <= config.decision.val_auc:
+            out.append(
+                f"The tree asks for shortcuts, not for skill: the validation AUC of {decision.winner}, "
+                f"{sum(known) / len(known):.4f}, misses the target of {config.decision.val_auc:.2f} (R-E10)."
+            )
+    return out
 
 
 def manifest_content(uri: str) -> str:

@@ -99,6 +99,8 @@ def finished(task: Task) -> dict[str, Any]:
     """What a finished run says of itself, and what is measured of it on the validation split."""
     folder = RunFolder(task.run)
     config = validate(TrainingConfig, task.config, task.trial)
+    if config.execution.runtime == "ray":  # the GPUs are the workers'; this process may have none
+        config = config.model_copy(update={"execution": config.execution.model_copy(update={"device": "auto"})})
     records = folder.records()
     run = Measured(task.run, task.manifest, config, task.test_limit)
     found = network_figures(run, "val") | gate_figures(run, task.gate_samples)

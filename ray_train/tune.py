@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ from ray_train.trial import FAILED, PREPARED, STOPPED, Task
 log = logging.getLogger(__name__)
 
 JOB = jobs.find("tune")
+ORPHANS_END_S = 120
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -167,10 +169,29 @@ def train_cells(workshop: Workshop, cells: Sequence[Cell]) -> None:
     log.info("trials=%d finished_before=%d", len(tasks), len(tasks) - len(todo))
     if not todo:
         return
+    wait_for_orphans(todo)
     from ray_train.tune_backend import run_known  # after ray_environment.prepare
 
     with watched(workshop.study, tasks, workshop.config.name):
         run_known(todo if workshop.config.scheduler.name == "none" else tasks, workshop.config)
+    if lost := [task.trial for task in tasks if not ended(task)]:
+        raise JobFailed(f"{len(lost)} trials have no result, the first {lost[0]}; give the same command again.")
+
+
+def wait_for_orphans(tasks: Sequence[Task]) -> None:
+    """Let processes of a study that was killed end: Ray's workers outlive their driver by some seconds.
+
+    Raises
+    ------
+    InputError
+        One does not end.
+    """
+    deadline = time.monotonic() + ORPHANS_END_S
+    for task in tasks:
+        while (process := steps.process_in(task.run)) is not None:
+            if time.monotonic() > deadline:
+                raise InputError(f"Trial {task.trial} is being trained by process {process}; wait for it or stop it.")
+            time.sleep(1)
 
 
 def search(workshop: Workshop) -> None:

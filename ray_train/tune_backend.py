@@ -10,6 +10,7 @@ import logging
 import os
 import tempfile
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from lensdata.config.base import validate
 from lensdata.config.training import TrainingConfig
 from lensdata.config.tuning import Axis, RangeConfig, StudyConfig
 from lensdata.errors import InputError
+from lensdata.steps import JobFailed
 from ray_train.gauges import RayGauges
 from ray_train.population import KEYS, build_population, first_keys, member
 from ray_train.ray_backend import ray_session
@@ -106,7 +108,8 @@ class Bookkeeper(tune.Callback):
         """A trial returned, or was stopped."""
         task = self._find(trial.config, str(trial))
         self._release(task)
-        if not storage.exists(task.metrics) and not storage.exists(task.other(FAILED)):
+        ended = storage.exists(task.metrics) or storage.exists(task.other(FAILED))
+        if not ended and self._scheduler != "none":
             epochs = (trial.last_result or {}).get(EPOCHS, 0)
             record_stop(task, f"{self._scheduler} stopped it after {epochs} epochs")
 
@@ -204,6 +207,8 @@ def _fit(
     storage.remove(folder)  # of an attempt that was killed
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # every run has its own records and event files
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the study's own table says more
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is an interruption, not the end of all trials
+    warnings.filterwarnings("ignore", message="Consider boosting PBT performance")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     with ray_session(max(1, round(cpus_per_trial(config) * config.execution.concurrent))):
         gpus = config.execution.gpus_per_trial
@@ -247,6 +252,11 @@ def _fit(
         )  # fmt: skip
         try:
             tuner.fit()
+        except ray.exceptions.RayError as error:
+            raise JobFailed(
+                f"Ray was lost while the study was going on ({type(error).__name__}); {study} keeps what is done: give the same "
+                "command again when Ray runs."
+            ) from error
         finally:
             for holder in holders:
                 with suppress(ray.exceptions.RayError):

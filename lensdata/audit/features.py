@@ -43,6 +43,7 @@ ANNULUS_RINGS, SECTORS = 4, 8
 MIN_SKY_PIXELS = 200  # fewer tell the noise of a band to worse than 8%
 LIGHT_EDGES = (5.0, 6.0, 8.0, 11.0, 15.0)  # pixels; farther out the light of a host is below the scatter of the sky
 QUANTILES = (0.01, 0.05, 0.25, 0.75, 0.95, 0.99)
+SMALLEST_SCATTER = 1e-6  # of the difference of prepared stamps: equal planes have none
 LARGEST_SIGMA = 5.0  # moments of the sky are of values cut off here, so that one star does not make them
 
 
@@ -84,11 +85,17 @@ def radial_profile(stamps: Floats, smallest: float = 0.0, largest: float = np.in
 
 
 def pair_differences(stamps: Floats, pairs: Sequence[tuple[int, int]]) -> Floats:
-    """Of each pair of planes of prepared stamps (n, H, W, C): variances, and the mean of their difference (n, 3 * pairs)."""
+    """Of each pair of planes of prepared stamps (n, H, W, C): variances, mean and log scatter of their difference (n, 4 * pairs).
+
+    The scatter is the median absolute deviation: of a stamp and its own host it is that of nothing, for they share their noise,
+    which no weighted sum of the two variances says.
+    """
     features = []
     for one, two in pairs:
         stamp, control = (stamps[..., plane].reshape(len(stamps), -1).astype(np.float64) for plane in (one, two))
-        features += [stamp.var(axis=1), control.var(axis=1), (stamp - control).mean(axis=1)]
+        apart = stamp - control
+        scatter = np.median(np.abs(apart - np.median(apart, axis=1, keepdims=True)), axis=1)
+        features += [stamp.var(axis=1), control.var(axis=1), apart.mean(axis=1), np.log(scatter + SMALLEST_SCATTER)]
     return np.stack(features, axis=1)
 
 

@@ -42,6 +42,8 @@ class Study:
         Validation scores by trial: cutout_id, label (1 positive) and logit, shapes (n,).
     winner
         The winner of the decision or of the study, trained on the full data and judged once on test (R-T10).
+    notes
+        Sentences for the summary: what a reader must know of these trials that no table says.
     provenance
         What to tell about where the results come from: commit, configuration, manifests.
     """
@@ -54,6 +56,7 @@ class Study:
     scores: Mapping[str, Scores] = field(default_factory=dict)
     decision: Decision | None = None
     winner: TrialResult | None = None
+    notes: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -88,7 +91,7 @@ def write_study(folder: str, study: Study) -> None:
         "report.html": render(found, drawn),
     }
     if study.decision is not None:
-        storage.write_json(storage.join(folder, "decision.json"), study.decision.as_json())
+        storage.write_json(storage.join(folder, "decision.json"), study.decision.as_json() | {"notes": list(study.notes)})
     for name, text in files.items():
         storage.write_bytes(storage.join(folder, name), text.encode())
     for name, figure in drawn.items():
@@ -141,7 +144,7 @@ def summary(found: Results) -> list[str]:
         out.append(f"{len(told)} of {len(found.differences)} other cells {how}.")
     if all(cell.figures["best_val_auroc"].n < 2 for cell in found.cells.values()):
         out.append("No cell has two finished seeds: how figures change with the seed is not measured.")
-    return out
+    return [*out, *study.notes]
 
 
 def _counted(count: int, name: str) -> str:

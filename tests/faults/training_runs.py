@@ -57,14 +57,22 @@ class TrainingProcess:
         Run folder (a path or ``s3://``), and the file that its words are added to.
     environment
         More environment variables.
+    module
+        Another command of `ray_train`, with settings of its own.
     """
 
     def __init__(
-        self, output: str | Path, log: Path, *settings: str, environment: dict[str, str] | None = None
+        self,
+        output: str | Path,
+        log: Path,
+        *settings: str,
+        environment: dict[str, str] | None = None,
+        module: str = "ray_train.train",
     ) -> None:
         self.output, self._log, self._offset = str(output), log, log.stat().st_size if log.exists() else 0
         environment = environment or {}
-        command = [sys.executable, "-m", "ray_train.train", "--output", self.output, *SMALL, *settings]
+        small = SMALL if module == "ray_train.train" else ()
+        command = [sys.executable, "-m", module, "--output", self.output, *small, *settings]
         with log.open("ab") as handle:
             self._process = subprocess.Popen(
                 command, stdout=handle, stderr=handle, cwd=ROOT, start_new_session=True, env=os.environ | environment

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
+from PIL import Image, ImageChops
 from sklearn.metrics import roc_auc_score
 
 from lensdata.audit import features, gates
@@ -54,15 +54,16 @@ WANTED = {
 }
 UNITS = {
     "stored": "nanomaggy",
-    "raw_robust": "MAD of the annulus",
+    "raw_robust": "MAD",
     "per_sample_robust": "sigma",
     "residual": "sigma",
-    "lanusse": "sigma of the split",
+    "lanusse": "split sigma",
     "asinh": "asinh(x / sigma)",
     "rgb8": "-1 to 1",
 }
-WIDTH_INCHES, DPI = 6.4, 190  # 1216 pixels across
-GREY, DIFFERENCE = (mpl.colormaps[name].resampled(levels) for name, levels in (("gray", 48), ("RdBu_r", 41)))
+WIDTH_INCHES, DPI = 5.2, 232  # 1206 pixels across; a letter of 8 points is 8 pixels high where the picture is 400 wide
+FAINT = (-5.0, 10.0)  # sigma, to see what the residual leaves
+GREY, DIFFERENCE = (mpl.colormaps[name].resampled(levels) for name, levels in (("gray", 32), ("RdBu_r", 41)))
 
 
 @dataclass(frozen=True)
@@ -245,32 +246,28 @@ def order(examples: Examples) -> Figure:
     stamp, key = examples.named("crowded field"), examples.ids[3:4]
     epochs = (epoch for epoch in range(16) if not torch.equal(seen(stamp, key, epoch=epoch), stamp))
     epoch = next(epochs, 0)  # the first whose view is not the stamp itself
+    stored, clip = spread_of(stamp[0, BAND]), images.RAW_ROBUST_CLIP
     normalised, cropped = images.raw_robust(stamp), images.crop_centre(stamp, SIDE)
-    rows = {
-        "raw_robust": (normalised, images.crop_centre(normalised, SIDE), ("normalised", "cropped")),
-        "residual": (cropped, images.residual(cropped), ("cropped", "normalised")),
-    }
-    figure, panels = sheet(2, 5, 3.5)
-    stored = spread_of(stamp[0, BAND])
-    for number, (name, (first, second, titles)) in enumerate(rows.items()):
-        turned, hidden = (
-            seen(second, key, masking, epoch)
-            for masking in ((), (MaskStage(from_epoch=0, radius=5.0, probability=1.0),))
-        )
-        clip = images.RAW_ROBUST_CLIP if name == "raw_robust" else (-10.0, 10.0)
-        steps = (stamp, first, second, turned, hidden)
-        for panel, pixels, title in zip(
-            panels[number], steps, ("stored", *titles, "turned", "core hidden"), strict=True
-        ):
-            limits = clip if panel is not panels[number, 1] or name == "raw_robust" else stored
-            image = show(panel, pixels[0, BAND], examples.scale, stored if title == "stored" else limits)
+    prepared = {"raw_robust": images.crop_centre(normalised, SIDE), "residual": images.residual(cropped)}
+    second = {"raw_robust": ("normalised", normalised, clip), "residual": ("cropped", cropped, stored)}
+    third = {"raw_robust": "cropped", "residual": "normalised"}
+    disc = (MaskStage(from_epoch=0, radius=5.0, probability=1.0),)
+    figure, panels = sheet(2, 5, 2.9)
+    for row, (name, x) in zip(panels, prepared.items(), strict=True):
+        steps = [("stored", stamp, stored), second[name], (third[name], x, clip)]
+        steps += [
+            ("turned", seen(x, key, (), epoch), clip),
+            ("core hidden", seen(x, key, disc, epoch), clip),
+        ]
+        for panel, (title, pixels, limits) in zip(row, steps, strict=True):
+            image = show(panel, pixels[0, BAND], examples.scale, limits)
             panel.set_title(title, fontsize=8)
-        bar(figure, image, panels[number], f"{name}\n[{'MAD' if name == 'raw_robust' else 'sigma'}]")
-    label_edges(panels[:, :])
+        bar(figure, image, row, f"{name}\n[{UNITS[name]}]")
+    label_edges(panels)
     for panel in panels[:-1].ravel():
         panel.tick_params(labelbottom=True)
-    figure.suptitle(f"Order of operations: one stamp (n = 1), band {BAND_NAME}\nnanomaggies {stored[0]:g} (black) to "
-                    f"{stored[1]:g} (white); then the bar", fontsize=9)  # fmt: skip
+    figure.suptitle(f"Order of operations: one stamp (n = 1), band {BAND_NAME}\nbefore the normalisation {stored[0]:g} (black) to "
+                    f"{stored[1]:g} (white) nanomaggies", fontsize=9)  # fmt: skip
     return figure
 
 
@@ -295,7 +292,7 @@ def normalisations(examples: Examples) -> Figure:
     """Every normalisation of the same stamps, one row and one colour scale each."""
     clips = {"raw_robust": images.RAW_ROBUST_CLIP, "per_sample_robust": images.PER_SAMPLE_CLIP,
              "residual": images.PER_SAMPLE_CLIP, "rgb8": (-1.0, 1.0)}  # fmt: skip
-    figure, panels = sheet(len(UNITS), len(examples.names), 11.2)
+    figure, panels = sheet(len(UNITS), len(examples.names), 8.8)
     for row, (name, unit) in zip(panels, UNITS.items(), strict=True):
         planes = normalised_as(examples, name, examples.stamps)[:, BAND]
         for panel, pixels in zip(row, planes, strict=True):
@@ -311,14 +308,14 @@ def normalisations(examples: Examples) -> Figure:
 def residual(examples: Examples) -> Figure:
     """Stamp, median of its rings, and what is left."""
     names = [name for name in examples.names if name != "faint arc"]
-    figure, panels = sheet(len(names), 4, 5.6, width_ratios=(1, 1, 1, 1.15))
+    figure, panels = sheet(len(names), 4, 4.9, width_ratios=(1, 1, 1, 1.15))
     for row, name in zip(panels, names, strict=True):
         stamp = images.crop_centre(examples.named(name), SIDE)
         round_part, left = images.azimuthal_median(stamp), images.residual(stamp)
         limits = spread_of(stamp[0, BAND])
         show(row[0], stamp[0, BAND], examples.scale, limits)
         show(row[1], round_part[0, BAND], examples.scale, limits)
-        image = show(row[2], left[0, BAND], examples.scale, (-20, 20), DIFFERENCE)
+        image = show(row[2], left[0, BAND], examples.scale, (-10, 10), DIFFERENCE)
         row[0].set_ylabel(f"{name}\ny [arcsec]", fontsize=8, labelpad=1)
         middle = stamp.shape[2] // 2
         reach = examples.scale * np.arange(middle + 1)
@@ -347,7 +344,7 @@ def residual(examples: Examples) -> Figure:
     drawn.set_label("what is left [sigma]", fontsize=8)
     drawn.ax.tick_params(labelsize=7, length=2)
     figure.suptitle(
-        f"residual of n = {len(names)} stamps, band {BAND_NAME}; the grey scale of a row is above its curve",
+        f"residual of n = {len(names)} stamps, band {BAND_NAME}; grey scale of a row above its curve",
         fontsize=9,
     )
     return figure
@@ -356,7 +353,7 @@ def residual(examples: Examples) -> Figure:
 def crop(examples: Examples) -> Figure:
     """The stamp with its crops, and what a flip does to the centre of an odd and of an even one."""
     stamp = examples.named("elongated host")
-    figure = Figure(figsize=(WIDTH_INCHES, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 3.2), layout="constrained")
     panels = figure.subplot_mosaic([["whole", "63", "63 flipped"], ["whole", "64", "64 flipped"]],
                                    width_ratios=(2, 1, 1))  # fmt: skip
     limits = spread_of(stamp[0, BAND])
@@ -391,15 +388,15 @@ def zoomed_core(panel: Axes, pixels: torch.Tensor, scale: float, limits: tuple[f
 
 def d4_views(examples: Examples) -> Figure:
     """The eight views of one stamp; keys 0 to 7 give each once."""
-    x = normalised_as(examples, "raw_robust", examples.stamps[3:4])
+    x = normalised_as(examples, "per_sample_robust", examples.stamps[3:4])
     keys = torch.arange(8)
     views = augment.d4(x.expand(8, -1, -1, -1), keys)
-    figure, panels = sheet(2, 4, 3.9)
+    figure, panels = sheet(2, 4, 3.1)
     for panel, pixels, key in zip(panels.ravel(), views[:, BAND], keys.tolist(), strict=True):
-        image = show(panel, pixels, examples.scale, images.RAW_ROBUST_CLIP)
+        image = show(panel, pixels, examples.scale, images.PER_SAMPLE_CLIP)
         parts = ["flip x"] * (key & 1) + ["flip y"] * (key >> 1 & 1) + ["turn"] * (key >> 2 & 3)
         panel.set_title(", ".join(parts) or "as stored", fontsize=8)
-    bar(figure, image, panels, "raw_robust [MAD]")
+    bar(figure, image, panels, "per_sample_robust [sigma]")
     label_edges(panels)
     figure.suptitle(f"d4: the eight views of one stamp (n = 1), band {BAND_NAME}, {SIDE} pixels", fontsize=10)
     return figure
@@ -407,18 +404,18 @@ def d4_views(examples: Examples) -> Figure:
 
 def affine_views(examples: Examples) -> Figure:
     """One stamp, and its view in seven epochs."""
-    x, key = normalised_as(examples, "raw_robust", examples.stamps[3:4]), examples.ids[3:4]
+    x, key = normalised_as(examples, "per_sample_robust", examples.stamps[3:4]), examples.ids[3:4]
     views = affine_config()
     shown = [x] + [augment.augment(x, views, seed=SEED, epoch=epoch, cutout_ids=key, indices=key) for epoch in range(7)]
-    figure, panels = sheet(2, 4, 3.9)
+    figure, panels = sheet(2, 4, 3.1)
     for number, (panel, pixels) in enumerate(zip(panels.ravel(), shown, strict=True)):
-        image = show(panel, pixels[0, BAND], examples.scale, images.RAW_ROBUST_CLIP)
+        image = show(panel, pixels[0, BAND], examples.scale, images.PER_SAMPLE_CLIP)
         panel.set_title(f"epoch {number - 1}" if number else "as stored", fontsize=8)
-    bar(figure, image, panels, "raw_robust [MAD]")
+    bar(figure, image, panels, "per_sample_robust [sigma]")
     label_edges(panels)
     low, high = views.affine.zoom
-    figure.suptitle(f"affine: flips, up to {views.affine.rotate_degrees:g} degrees, zoom {low:g} to {high:g}; one stamp "
-                    f"(n = 1), band {BAND_NAME}", fontsize=9)  # fmt: skip
+    figure.suptitle(f"affine: up to {views.affine.rotate_degrees:g} degrees, zoom {low:g} to {high:g}; one stamp (n = 1), "
+                    f"band {BAND_NAME}", fontsize=9)  # fmt: skip
     return figure
 
 
@@ -431,28 +428,39 @@ def masking(examples: Examples) -> Figure:
     """One batch in two epochs of one recipe and in one of another; hidden cores have a ring around them."""
     x = normalised_as(examples, "residual", examples.batch)
     blocks = [("masking_stochastic_r5", 0), ("masking_stochastic_r5", 1), ("masking_stochastic_r3", 0)]
-    figure, panels = sheet(6, 8, 6.4)
-    for number, (name, epoch) in enumerate(blocks):
+    figure = Figure(figsize=(WIDTH_INCHES, 4.8), layout="constrained")
+    for part, (name, epoch) in zip(figure.subfigures(len(blocks), 1), blocks, strict=True):
         views = views_of(recipe_file(name))
         stage = augment.mask_stage(views.masking, epoch)
         assert stage is not None
-        hidden = hidden_cores(x, views, examples.batch_ids, epoch)
-        view = augment.augment(
-            x, views, seed=SEED, epoch=epoch, cutout_ids=examples.batch_ids, indices=examples.batch_ids
-        )
-        block = panels[2 * number : 2 * number + 2]
-        for panel, pixels, is_hidden in zip(block.ravel(), view[:, BAND], hidden, strict=False):
-            image = show(panel, pixels, examples.scale, (-5, 20))
-            panel.set(xlim=(-4.5, 4.5), ylim=(-4.5, 4.5))
+        ids = examples.batch_ids
+        hidden = hidden_cores(x, views, ids, epoch)
+        view = augment.augment(x, views, seed=SEED, epoch=epoch, cutout_ids=ids, indices=ids)
+        panels = part.subplots(2, BATCH // 2, squeeze=False)
+        for panel, pixels, is_hidden in zip(panels.ravel(), view[:, BAND], hidden, strict=False):
+            image = show(panel, pixels, examples.scale, FAINT)
+            panel.set(xlim=(-4.5, 4.5), ylim=(-4.5, 4.5), xticks=(-3, 0, 3), yticks=(-3, 0, 3))
+            panel.tick_params(labelbottom=False, labelleft=False)
             if is_hidden:
-                panel.add_patch(Circle((0, 0), examples.scale * stage.radius, fill=False, color=LENS, lw=1.2))
-        bar(figure, image, block, "residual\n[sigma]")
-        title = f"r {stage.radius:g}, p {stage.probability:g}, epoch {epoch}: {sum(hidden)} of {len(hidden)} hidden"
-        block[0, 0].set_title(title, fontsize=9, loc="left", pad=3)
-        block[0, 0]._left_title.set_in_layout(False)
-    label_edges(panels)
-    figure.suptitle(f"Cores hidden in a batch of n = {len(x)}, band {BAND_NAME}", fontsize=10)
+                mark_hidden(panel, examples.scale * stage.radius)
+        for panel in panels[:, 0]:
+            panel.tick_params(labelleft=True)
+            panel.set_ylabel("y", fontsize=8, labelpad=1)
+        bar(part, image, panels, "residual\n[sigma]")
+        part.suptitle(
+            f"r {stage.radius:g}, p {stage.probability:g}, epoch {epoch}: {sum(hidden)} of {len(hidden)} hidden",
+            fontsize=9,
+        )
+    for panel in panels[-1]:
+        panel.tick_params(labelbottom=True)
+        panel.set_xlabel("x", fontsize=8, labelpad=1)
+    figure.suptitle(f"Cores hidden in a batch of n = {len(x)}, band {BAND_NAME}; axes in arcsec", fontsize=10)
     return figure
+
+
+def mark_hidden(panel: Axes, radius: float) -> None:
+    """A ring around a hidden core."""
+    panel.add_patch(Circle((0, 0), radius, fill=False, color=LENS, lw=1))
 
 
 def hidden_cores(x_NCHW: torch.Tensor, views: Views, ids: torch.Tensor, epoch: int) -> list[bool]:
@@ -469,7 +477,7 @@ def schedule(examples: Examples) -> Figure:
     epochs = np.arange(config.epochs)
     found = [stage for epoch in epochs if (stage := augment.mask_stage(stages, int(epoch)))]
     x = normalised_as(examples, "residual", examples.stamps[:1])
-    figure = Figure(figsize=(WIDTH_INCHES, 4.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 3.7), layout="constrained")
     names = ["not hidden", *(f"r {stage.radius:g}, p {stage.probability:g}" for stage in stages)]
     panels = figure.subplot_mosaic([["time"] * len(names), names], height_ratios=(1.1, 1))
     time, second = panels["time"], panels["time"].twinx()
@@ -486,8 +494,11 @@ def schedule(examples: Examples) -> Figure:
     second.grid(visible=False)
     second.spines["right"].set_visible(True)
     shown = [x, *(augment.mask_core(x, stage.radius, torch.tensor([True])) for stage in stages)]
-    for name, pixels in zip(names, shown, strict=True):
-        image = show(panels[name], pixels[0, BAND], examples.scale, (-5, 20))
+    for name, pixels, stage in zip(names, shown, (None, *stages), strict=True):
+        image = show(panels[name], pixels[0, BAND], examples.scale, FAINT)
+        panels[name].tick_params(labelleft=stage is None)
+        if stage is not None:
+            mark_hidden(panels[name], examples.scale * stage.radius)
         panels[name].set_title(name, fontsize=9)
         panels[name].set_xlabel("x [arcsec]", fontsize=8, labelpad=1)
     panels[names[0]].set_ylabel("y [arcsec]", fontsize=8, labelpad=1)
@@ -506,7 +517,7 @@ def paired(examples: Examples, place: int, what: str) -> Figure:
     """The six planes of one pair and their differences."""
     x = prepared_pairs(examples, [examples.shown_pairs[place]])[0]
     bands = examples.pair_layout.bands
-    figure, panels = sheet(3, 3, 6.9)
+    figure, panels = sheet(3, 3, 5.9)
     for row, (one, two) in zip(panels, pairs_of(bands), strict=True):
         for panel, plane in ((row[0], one), (row[1], two)):
             grey = show(panel, x[plane], examples.scale, images.PER_SAMPLE_CLIP)
@@ -528,16 +539,14 @@ def paired(examples: Examples, place: int, what: str) -> Figure:
 def pair_noise(examples: Examples) -> Figure:
     """Scatter of stamp - control of all training pairs, by label."""
     scatter = difference_scatter(examples)
-    figure, ((axes,),) = sheet(1, 1, 2.7)
+    figure, ((axes,),) = sheet(1, 1, 2.5)
     edges = np.geomspace(1e-3, 3, 45)
     for label, colour, style in ((1, LENS, "-"), (0, OTHER, "--")):
         of_label = scatter[examples.pair_labels == label].clip(1e-3)
         counts, _ = np.histogram(of_label, edges)
         axes.stairs(counts, edges, color=colour, ls=style, lw=1.8, label=f"label {label} (n = {len(of_label)})")
     axes.set(xscale="log", xlim=(1e-3, 3))
-    axes.set_xlabel(
-        f"1.4826 MAD of stamp - control, band {BAND_NAME} [sigma]; what is below 0.001 is in the first bin", fontsize=8
-    )
+    axes.set_xlabel(f"1.4826 MAD of stamp - control, band {BAND_NAME} [sigma]; first bin: and below", fontsize=8)
     axes.set_ylabel("pairs per bin", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.legend(frameon=False, fontsize=9, loc="upper center")
@@ -581,7 +590,14 @@ def numbers(examples: Examples) -> dict[str, Any]:
         "training stamps": examples.training_rows,
         "sigma of the split, g r z": [round(float(value), 5) for value in examples.statistics.sigma],
     }
-    return found | clipped(examples) | residual_numbers(examples) | view_numbers(examples) | pair_numbers(examples)
+    return (
+        found
+        | clipped(examples)
+        | scales(examples)
+        | residual_numbers(examples)
+        | view_numbers(examples)
+        | pair_numbers(examples)
+    )
 
 
 def clipped(examples: Examples) -> dict[str, Any]:
@@ -591,6 +607,28 @@ def clipped(examples: Examples) -> dict[str, Any]:
         core = images.crop_centre(normalised_as(examples, name, examples.stamps), 15)[:, BAND]
         out[f"{name}: share of the central 15 x 15 pixels at the clip"] = shares(examples, core >= limit)
     return out
+
+
+def scales(examples: Examples) -> dict[str, Any]:
+    """What the galaxy does to its own scale, how much of the arcs is cut off, and what 0 means after `lanusse`."""
+    whole, host = planes_first(examples.arcs), planes_first(examples.arc_hosts)
+    ring = images.annulus(whole.shape[2], whole.shape[3], *images.ANNULUS_PIXELS)
+    wider = deviation(images.crop_centre(whole, 64)[:, BAND].flatten(1)) / deviation(whole[:, BAND][:, ring])
+    out: dict[str, Any] = {"MAD of the crop of 64 over that of the annulus, 5, 50, 95%": percentiles(wider)}
+    arc = (whole - host)[:, BAND].clamp_min(0)
+    for name, limit in (("raw_robust", images.RAW_ROBUST_CLIP[1]), ("per_sample_robust", images.PER_SAMPLE_CLIP[1])):
+        clipped_away = normalised_as(examples, name, examples.arcs)[:, BAND] >= limit
+        inside = images.crop_centre(arc[:, None], SIDE)[:, 0]
+        share = (inside * clipped_away).sum(dim=(1, 2)) / inside.sum(dim=(1, 2))
+        out[f"{name}: share of the arc's flux in pixels at the clip, 5, 50, 95%"] = percentiles(share)
+    middle = SIDE // 2
+    centre = examples.statistics.mean[BAND, middle, middle] / examples.statistics.sigma[BAND]
+    return out | {"lanusse: mean stamp at its centre [sigma]": round(float(centre), 1)}
+
+
+def percentiles(values: torch.Tensor) -> list[float]:
+    """5, 50 and 95%."""
+    return [round(float(value), 3) for value in np.nanpercentile(values.numpy(), [5, 50, 95])]
 
 
 def shares(examples: Examples, mask_NHW: torch.Tensor) -> dict[str, float]:
@@ -605,24 +643,35 @@ def residual_numbers(examples: Examples) -> dict[str, Any]:
     kept_light = (with_arc - images.azimuthal_median(with_arc)) - (host - images.azimuthal_median(host))
     left, whole = (light[:, BAND].flatten(1).norm(dim=1).numpy() for light in (kept_light, with_arc - host))
     share = (left / whole)[whole > 0]
+    shown = [int(torch.argmax((examples.arcs == stamp).flatten(1).all(dim=1).int())) for stamp in examples.stamps]
     place = examples.names.index("elongated host")
     plain = images.residual(images.crop_centre(planes_first(examples.hosts[place : place + 1]), SIDE))[0, BAND]
     return {
         "residual: share of the arc's S/N left, 5, 50, 95%": np.percentile(share, [5, 50, 95]).round(3).tolist(),
         "residual: arcs": len(share),
+        "residual: the same, shown": dict(zip(examples.names, (left / whole)[shown].round(2).tolist(), strict=True)),
         "residual: elongated host without arc, lowest and highest": [
             round(float(plain.min()), 1),
             round(float(plain.max()), 1),
         ],
+        "residual: round Gaussian of 200 sigma, FWHM 5 pixels, largest": round(float(round_galaxy_left()), 1),
         "residual: centre pixel before scaling, largest": float(
             (with_arc - images.azimuthal_median(with_arc))[:, :, SIDE // 2, SIDE // 2].abs().max()
         ),
     }
 
 
+def round_galaxy_left() -> torch.Tensor:
+    """What is left of a round galaxy on noise of 1, at most: its slope inside a ring of one pixel."""
+    radius = np.hypot(*(np.indices((SIDE, SIDE)) - SIDE // 2))
+    noise = np.random.default_rng(SEED).normal(size=radius.shape)
+    galaxy = torch.from_numpy(200.0 * np.exp(-4.0 * np.log(2.0) * (radius / 5.0) ** 2) + noise)
+    return images.residual(galaxy.float()[None, None]).abs().max()
+
+
 def view_numbers(examples: Examples) -> dict[str, Any]:
     """Noise after an affine view, its empty pixels, and shares of hidden cores."""
-    x = normalised_as(examples, "raw_robust", examples.batch)
+    x = normalised_as(examples, "per_sample_robust", examples.batch)
     ids = examples.batch_ids
     ratios, empty = [], []
     for epoch in range(8):
@@ -652,8 +701,6 @@ def deviation(values: torch.Tensor) -> torch.Tensor:
 def pair_numbers(examples: Examples) -> dict[str, Any]:
     """What tells paired labels apart without looking for an arc."""
     scatter, labels = difference_scatter(examples), examples.pair_labels
-    x = prepared_pairs(examples, slice(None)).permute(0, 2, 3, 1).numpy()
-    table = features.pair_differences(x, pairs_of(examples.pair_layout.bands))
     folds = gates.make_folds(labels, examples.pair_groups, SEED)
     out: dict[str, Any] = {
         "pairs": {"label 1": int(labels.sum()), "label 0": int((labels == 0).sum())},
@@ -666,12 +713,18 @@ def pair_numbers(examples: Examples) -> dict[str, Any]:
         out[f"pairs: scatter of label {label}, 5, 50, 95%"] = (
             np.percentile(scatter[labels == label], [5, 50, 95]).round(4).tolist()
         )
-    for learner in ("logistic", "trees"):
-        scores = gates.out_of_fold(table, labels, folds, learner, SEED)
-        judged = np.isfinite(scores)
-        out[f"pairs: AUC of the gate's features, {learner}"] = round(
-            float(roc_auc_score(labels[judged], scores[judged])), 3
-        )
+    own = torch.from_numpy(labels == 1)
+    twice = examples.pairs.clone()
+    twice[own, ..., :3] = twice[own, ..., 3:]
+    arcless = replace(examples, pairs=twice)
+    for what, of in (("", examples), (", label 1 without its arcs", arcless)):
+        x = prepared_pairs(of, slice(None)).permute(0, 2, 3, 1).numpy()
+        table = features.pair_differences(x, pairs_of(of.pair_layout.bands))
+        for learner in ("logistic", "trees"):
+            scores = gates.out_of_fold(table, labels, folds, learner, SEED)
+            judged = np.isfinite(scores)
+            found = round(float(roc_auc_score(labels[judged], scores[judged])), 3)
+            out[f"pairs: AUC of the gate's features, {learner}{what}"] = found
     return out
 
 
@@ -688,18 +741,26 @@ def save(figure: Figure, path: Path, dpi: int = DPI) -> None:
     """A PNG of few colours: noise does not compress, and a guide is read on a slow line too."""
     figure.savefig(path, dpi=dpi, facecolor="white")
     with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        colours = picture.convert("RGB")
+    red, green, blue = colours.split()
+    grey = ImageChops.difference(red, green).getbbox() is None and ImageChops.difference(red, blue).getbbox() is None
+    few = red if grey else colours.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
 
 
-def write_pictures(examples: Examples, output: Path, dpi: int = DPI) -> list[Path]:
-    """Every picture, as ``preprocessing_NAME.png``."""
+def write_pictures(examples: Examples, output: Path, dpi: int = DPI, *, bare: bool = False) -> list[Path]:
+    """Every picture, as ``preprocessing_NAME.png``; ``bare`` leaves out axes and the arrangement, for tests."""
     output.mkdir(parents=True, exist_ok=True)
     written = []
     with mpl.rc_context(RC | {"figure.facecolor": "white"}):
         for name, draw in PICTURES.items():
             written.append(output / f"preprocessing_{name}.png")
-            save(draw(examples), written[-1], dpi)
+            figure = draw(examples)
+            if bare:
+                figure.set_layout_engine("none")
+                for panel in figure.axes:
+                    panel.set_axis_off()
+            save(figure, written[-1], dpi)
     return written
 
 

@@ -279,3 +279,13 @@ def test_folds_keep_groups_together() -> None:
     folds = gates.make_folds(random.integers(0, 2, 500), groups, 3)
     assert len(np.unique(folds)) == gates.FOLDS
     assert all(len(np.unique(folds[groups == group])) == 1 for group in np.unique(groups))
+
+
+def test_pairs_that_share_their_noise_are_told_apart_by_a_line_without_any_arc():
+    random = np.random.default_rng(3)
+    labels = np.arange(300) % 2
+    control = random.standard_normal((300, 31, 31, 1))
+    stamp = np.where(labels[:, None, None, None] == 1, control, random.standard_normal((300, 31, 31, 1)))
+    pairs = features.pair_differences(np.concatenate([stamp, control], axis=3), [(0, 1)])
+    assert gates.linear_auc(pairs, labels, None, 0) > 0.99
+    assert gates.linear_auc(pairs[:, :3], labels, None, 0) < 0.65
