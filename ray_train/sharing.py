@@ -1,21 +1,22 @@
-"""One copy of prepared stamps in a device's memory, for all trials of a study that run on it (R-T8).
+"""One copy of prepared stamps in a GPU's memory, for all trials of a study that run on it (R-T8).
 
-An actor holds the copy and hands out handles: CUDA's own between processes on a GPU, a file of shared memory on a CPU. Who
-borrows maps the same memory. Stamps that nobody uses are given up when others need the room.
+An actor holds the copy and hands out CUDA's handles of it; who borrows maps the same memory. Stamps that nobody uses are given up
+when others need the room. On a CPU nothing of this is needed: residency `host` maps one file into all processes.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
+import pickle
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from torch.multiprocessing.reductions import reduce_tensor
 
 from lensdata.shards.layout import ImageLayout
 from lensdata.shards.manifests import SPLITS, Manifest
@@ -27,9 +28,9 @@ from ray_train.stamps import group_reader, prepared_bytes, prepared_file, stamp_
 
 log = logging.getLogger(__name__)
 
-SHARED_MEMORY, SHARED_MEMORY_SHARE = Path("/dev/shm"), 0.8  # noqa: S108 - where torch puts what processes share on a CPU
 GPU_SHARE = 0.05  # of a GPU that the holder reserves, so that Ray shows it the device; trials leave it free
-Handles = dict[str, tuple[Any, tuple[Any, ...]]]
+Handles = dict[str, bytes]
+"""By split: a tensor as torch hands it to another process, which is where its memory is, not what it holds."""
 
 
 class Holder:
@@ -38,7 +39,7 @@ class Holder:
     Parameters
     ----------
     device
-        "cpu" or "cuda".
+        "cuda"; "cpu" is for tests: its memory is a file of shared memory, which nobody removes if the holder is killed.
     borrowers
         Trials at once, each of which needs room to train in.
     """
@@ -61,12 +62,16 @@ class Holder:
                 return None
             self._held[key] = {split: self._prepared(part, layout, images) for split, part in parts.items()}
         self._users.setdefault(key, set()).add(user)
-        return {split: reduce_tensor(tensor) for split, tensor in self._held[key].items()}
+        return {split: bytes(ForkingPickler.dumps(tensor)) for split, tensor in self._held[key].items()}
 
     def give_back(self, user: str) -> None:
         """A trial has ended, in whatever way."""
         for users in self._users.values():
             users.discard(user)
+
+    def close(self) -> None:
+        """Give up everything."""
+        self._held.clear()
 
     def held_bytes(self) -> int:
         """Memory of all copies."""
@@ -84,10 +89,8 @@ class Holder:
 
     def _fits(self, wanted: int, training: int) -> bool:
         free = free_bytes(self._device)
-        if self._device.type == "cuda":
-            return wanted <= min(DEVICE_SHARE * free, free - training)
-        shared = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0  # containers give little
-        return wanted <= min(HOST_SHARE * free, free - training, SHARED_MEMORY_SHARE * shared)
+        share = DEVICE_SHARE if self._device.type == "cuda" else HOST_SHARE
+        return wanted <= min(share * free, free - training)
 
     def _prepared(self, part: Manifest, layout: ImageLayout, images: ImageRecipe) -> torch.Tensor:
         table, places = stamp_table(part)
@@ -114,7 +117,7 @@ class ActorLender:
         except (ray.exceptions.RayActorError, ValueError) as error:  # gone, or never there on this node
             log.warning("shared_stamps=none reason=%r", str(error))
             return None
-        return None if handles is None else {split: rebuild(*values) for split, (rebuild, values) in handles.items()}
+        return None if handles is None else {split: pickle.loads(handle) for split, handle in handles.items()}  # noqa: S301 - our own actor's
 
 
 def holder_name(study: str, node_id: str) -> str:
@@ -122,22 +125,29 @@ def holder_name(study: str, node_id: str) -> str:
     return f"stamps-{study}-{node_id}"
 
 
-def start_holders(study: str, *, gpus: bool, borrowers: int) -> list[Any]:
-    """A holder on every node that trials may run on; none on nodes with several GPUs, whose trials keep their own copies."""
+def start_holders(study: str, borrowers: int, device: str = "cuda") -> list[Any]:
+    """A holder on every node with one GPU; trials on nodes with several keep their own copies."""
     made = []
     for node in ray.nodes():
-        have = node["Resources"].get("GPU", 0)
-        if not node["Alive"] or (gpus and have != 1):
+        if not node["Alive"] or (device == "cuda" and node["Resources"].get("GPU", 0) != 1):
             continue
         made.append(
             ray.remote(Holder)
             .options(
                 name=holder_name(study, node["NodeID"]),
                 num_cpus=0,
-                num_gpus=GPU_SHARE if gpus else 0,
+                num_gpus=GPU_SHARE if device == "cuda" else 0,
                 max_restarts=-1,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             )
-            .remote("cuda" if gpus else "cpu", borrowers)
+            .remote(device, borrowers)
         )
     return made
+
+
+def end_holders(holders: list[Any]) -> None:
+    """Give up what they hold, and end them."""
+    for holder in holders:
+        with suppress(ray.exceptions.RayError):
+            ray.get(holder.close.remote())
+            ray.kill(holder)

@@ -68,6 +68,10 @@ class Workshop:
         cache = execution.cache or (None if storage.is_s3(self.study) else storage.join(self.study, PREPARED))
         runtime = "ray" if execution.num_workers > 1 else "local"
         changes = {"runtime": runtime, "threads": execution.threads or self.threads, "cache": cache}
+        study = self.config.execution
+        on_cpu = study.share_stamps and study.concurrent > 1 and not study.gpus_per_trial
+        if on_cpu and execution.residency in ("auto", "device"):
+            changes["residency"] = "host"  # one file that all processes map: on a CPU that is the shared copy
         execution = execution.model_copy(update=changes)
         return Task(
             study=self.study, trial=trial.name, cell=trial.cell.name, variants=trial.cell.variants, seed=trial.seed,

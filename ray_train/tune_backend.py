@@ -12,7 +12,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ray_train.gauges import RayGauges
 from ray_train.population import KEYS, build_population, first_keys, member
 from ray_train.ray_backend import ray_session
 from ray_train.run_folder import RunFolder
-from ray_train.sharing import GPU_SHARE, ActorLender, holder_name, start_holders
+from ray_train.sharing import GPU_SHARE, ActorLender, end_holders, holder_name, start_holders
 from ray_train.study import choices
 from ray_train.trackers import Patient
 from ray_train.train import Surroundings
@@ -215,8 +215,8 @@ def _fit(
         _require_resources(config)
         holders = []
         local = config.training.execution.num_workers == 1
-        if config.execution.share_stamps and config.execution.concurrent > 1 and local:
-            holders = start_holders(study, gpus=gpus > 0, borrowers=config.execution.concurrent)
+        if gpus and config.execution.share_stamps and config.execution.concurrent > 1 and local:
+            holders = start_holders(study, borrowers=config.execution.concurrent)
         resources = {
             "CPU": cpus_per_trial(config) if local else DRIVER_CPUS,
             **({"GPU": gpus} if gpus and local else {}),
@@ -258,9 +258,7 @@ def _fit(
                 "command again when Ray runs."
             ) from error
         finally:
-            for holder in holders:
-                with suppress(ray.exceptions.RayError):
-                    ray.kill(holder)
+            end_holders(holders)
             storage.remove(folder)
 
 

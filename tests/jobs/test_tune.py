@@ -55,10 +55,8 @@ def test_a_grid_is_trained_two_at_a_time_on_one_copy_of_the_stamps(study, manife
     folder = study({"manifest": manifest}, axes={"optimizer.lr": [3e-3, 1e-3]}, seeds=[1, 2])
     rows = results(folder)
     assert [row["status"] for row in rows.values()] == ["done"] * 4
-    trials = [read_trial(str(folder / "trials" / name / "metrics.json")) for name in rows]
-    assert {
-        json.loads((folder / "trials" / t.trial / "metrics.json").read_text())["cost"]["residency"] for t in trials
-    } == {"shared"}
+    costs = [json.loads((folder / "trials" / name / "metrics.json").read_text())["cost"] for name in rows]
+    assert {cost["residency"] for cost in costs} == {"host"}
     assert "Differences from lr0.003" in (folder / "EXPERIMENT_RESULTS.md").read_text()
     assert not (folder / "prepared").exists()
     assert not (folder / "ray").exists()
