@@ -165,7 +165,11 @@ def _finish(pipeline: pipelines.Pipeline, screen: Screen, seconds: dict[str, flo
         if isinstance(value, dict) and "value" in value and "check" not in value:
             screen.say(f"  {_metric(name, value)}")
     if "branch" in found:  # of a study
-        for line in (f"decision {found['branch']}: {found['sentence']}", found["stability"]["sentence"], *found["notes"]):
+        for line in (
+            f"decision {found['branch']}: {found['sentence']}",
+            found["stability"]["sentence"],
+            *found["notes"],
+        ):
             screen.say(f"  {line}")
     verdicts = Counter(line["verdict"] for line in found.get("verdicts", []))
     if verdicts:

@@ -48,7 +48,7 @@ class Holder:
         if device == "cpu":  # a name in shared memory needs no descriptor to be passed on
             torch.multiprocessing.set_sharing_strategy("file_system")
         self._device, self._borrowers = choose_device(device), borrowers
-        self._held: dict[str, dict[str, torch.Tensor]] = {}
+        self._held: dict[str, torch.Tensor] = {}
         self._users: dict[str, set[str]] = {}
 
     def lend(
@@ -56,13 +56,17 @@ class Holder:
     ) -> Handles | None:
         """Handles of the prepared stamps of each split; None where they do not fit."""
         parts = {split: part for split in SPLITS if len(part := manifest.split(split))}
-        key = prepared_file(manifest, layout, images, self._device, Path()).name
-        if key not in self._held:
-            if not self._make_room(prepared_bytes(len(manifest), layout, images), need.total * self._borrowers):
-                return None
-            self._held[key] = {split: self._prepared(part, layout, images) for split, part in parts.items()}
-        self._users.setdefault(key, set()).add(user)
-        return {split: bytes(ForkingPickler.dumps(tensor)) for split, tensor in self._held[key].items()}
+        # A copy per split, named after its rows: two trials may deal out one manifest differently.
+        keys = {split: prepared_file(part, layout, images, self._device, Path()).name for split, part in parts.items()}
+        missing = [split for split, key in keys.items() if key not in self._held]
+        wanted = sum(prepared_bytes(len(parts[split]), layout, images) for split in missing)
+        if missing and not self._make_room(wanted, need.total * self._borrowers, set(keys.values())):
+            return None
+        for split in missing:
+            self._held[keys[split]] = self._prepared(parts[split], layout, images)
+        for key in keys.values():
+            self._users.setdefault(key, set()).add(user)
+        return {split: bytes(ForkingPickler.dumps(self._held[key])) for split, key in keys.items()}
 
     def give_back(self, user: str) -> None:
         """A trial has ended, in whatever way."""
@@ -75,11 +79,11 @@ class Holder:
 
     def held_bytes(self) -> int:
         """Memory of all copies."""
-        return sum(tensor.nbytes for tensors in self._held.values() for tensor in tensors.values())
+        return sum(tensor.nbytes for tensor in self._held.values())
 
-    def _make_room(self, wanted: int, training: int) -> bool:
+    def _make_room(self, wanted: int, training: int, kept: set[str]) -> bool:
         while not self._fits(wanted, training):
-            unused = next((key for key in self._held if not self._users.get(key)), None)
+            unused = next((key for key in self._held if not self._users.get(key) and key not in kept), None)
             if unused is None:
                 return False
             del self._held[unused]

@@ -184,15 +184,14 @@ def reference_cell(config: StudyConfig, cells: Sequence[Cell]) -> str:
     InputError
         `reference` names an axis or variant that is not there.
     """
-    for axis, variant in config.reference.items():
+    wanted = {axis: _text(value) for axis, value in config.reference.items()}
+    for axis, variant in wanted.items():
         if axis not in config.axes or not any(cell.variants[axis] == variant for cell in cells):
             known = (
                 sorted({cell.variants.get(axis, "") for cell in cells}) if axis in config.axes else list(config.axes)
             )
             raise InputError(f"reference {axis}: {variant} is no cell of the study; known are {', '.join(known)}.")
-    return next(
-        cell.name for cell in cells if all(cell.variants[axis] == value for axis, value in config.reference.items())
-    )
+    return next(cell.name for cell in cells if all(cell.variants[axis] == value for axis, value in wanted.items()))
 
 
 def _plain(training: TrainingConfig) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ray_train.training import pairs_of
 from ray_train.trial import CONFIGS, FAILED, METRICS, RUNS, STOPPED, Task
 from ray_train.trial_figures import Measured, network_figures
 
-WINNER = "winner"  # the name of its training, beside the trials
+WINNER = "winner"  # begins the name of its training, beside the trials
 Scores = tuple[npt.NDArray[Any], ...]
 
 
@@ -34,12 +34,14 @@ def collect(study: str, order: Sequence[str] = ()) -> list[TrialResult]:
     for kind in (FAILED, STOPPED):
         folder = storage.join(study, kind)
         for uri in storage.list_files(folder) if storage.exists(folder) else []:
-            found[uri.rsplit("/", 1)[-1].removesuffix(".json")] = read_trial(uri)
+            name = uri.rsplit("/", 1)[-1].removesuffix(".json")
+            if not name.startswith(f"{WINNER}-"):
+                found[name] = read_trial(uri)
     folder = storage.join(study, CONFIGS)
     for uri in storage.list_files(folder) if storage.exists(folder) else []:
         name = uri.rsplit("/", 1)[-1].removesuffix(".yaml")
         metrics = storage.join(study, RUNS, name, METRICS)
-        if name != WINNER and storage.exists(metrics):
+        if not name.startswith(f"{WINNER}-") and storage.exists(metrics):
             found[name] = read_trial(metrics)
     place = {name: number for number, name in enumerate(order)}
     return [found[name] for name in sorted(found, key=lambda name: (place.get(name, len(place)), name))]
@@ -56,9 +58,9 @@ def validation_scores(study: str, results: Sequence[TrialResult]) -> dict[str, S
     return out
 
 
-def winner_task(task: Task, manifest: str, seed: int) -> Task:
-    """The training of the winner on all data."""
-    return replace(task, trial=WINNER, manifest=manifest, seed=seed, config={**task.config, "seed": seed})
+def winner_task(task: Task) -> Task:
+    """The training of a cell on all data, under a name of its own: another winner is another run."""
+    return replace(task, trial=f"{WINNER}-{task.cell}")
 
 
 def measure_winner(task: Task) -> TrialResult:
@@ -121,10 +123,15 @@ def notes(run: JobRun, results: Sequence[TrialResult], decision: Decision | None
     config: StudyConfig = run.config
     paired = [uri for uri in run.inputs.values() if pairs_of(read_manifest(uri).layout().bands)]
     out = []
-    if paired and "injection" in set(read_manifest(paired[0]).column("kind").astype(str)):
+    if any("injection" in set(read_manifest(uri).column("kind").astype(str)) for uri in paired):
         out.append(
-            "In the paired set a positive and its control share the noise of every pixel, and no stamp of label 0 and its "
-            "control do: a network need not see arcs to tell them apart, so its AUC is no measure of finding them."
+            "In the paired set a positive and its control share the noise of every pixel, and a stamp of label 0 and another host "
+            "do not: a network need not see arcs to tell them apart, so its AUC is no measure of finding them."
+        )
+    if config.scheduler.name == "pbt":
+        out.append(
+            "Members of a population go on from each other's networks: spread and intervals over seeds are not those of "
+            "independent trainings."
         )
     if decision is not None and decision.winner is not None and config.decision is not None:
         mine = [one.best_val_auroc for one in results if one.variants[config.decision.axis] == decision.winner]
@@ -132,7 +139,7 @@ def notes(run: JobRun, results: Sequence[TrialResult], decision: Decision | None
         if known and sum(known) / len(known) <= config.decision.val_auc:
             out.append(
                 f"The tree asks for shortcuts, not for skill: the validation AUC of {decision.winner}, "
-                f"{sum(known) / len(known):.4f}, misses the target of {config.decision.val_auc:.2f} (R-E10)."
+                f"{sum(known) / len(known):.4f}, misses the target of {config.decision.val_auc:g} (R-E10)."
             )
     return out
 

@@ -127,8 +127,8 @@ def logging_above(live: Live) -> Iterator[None]:
 def tell(line: TrialLine) -> None:
     """A trial's new status as a log line."""
     log.info(
-        "trial=%s status=%s epoch=%s val_auc=%s core_gate=%s core_reliance=%s",
-        line.name, line.status, line.epoch, *(
+        "trial=%s status=%s epochs=%r val_auc=%s core_gate=%s core_reliance=%s",
+        line.name, line.status, line.epoch_told, *(
             "-" if value is None else f"{value:.4f}" for value in (line.val_auc, line.core_gate_auc, line.core_reliance)
         ),
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Task:
     manifest: str
     test_limit: int | None
     gate_samples: int
+    gpus: float = 0
 
     @property
     def run(self) -> str:
@@ -71,6 +73,10 @@ class Task:
 def run_trial(task: Task, surroundings: Surroundings = ALONE) -> None:
     """Train and measure, or go on where it was; a failure is recorded, not raised."""
     with logged(task):
+        while steps.process_in(task.run) is not None:  # the same cell, drawn twice by a search, is being trained
+            time.sleep(1)
+        if storage.exists(task.other(FAILED)):
+            return
         try:
             steps.run_request(
                 steps.parse(jobs.find("train"), arguments(task)), partial(train, surroundings=surroundings)
@@ -103,11 +109,12 @@ def finished(task: Task) -> dict[str, Any]:
         config = config.model_copy(update={"execution": config.execution.model_copy(update={"device": "auto"})})
     records = folder.records()
     run = Measured(task.run, task.manifest, config, task.test_limit)
-    found = network_figures(run, "val") | gate_figures(run, task.gate_samples)
+    best = curve_figures(records)["best_epoch"]
+    found = network_figures(run, "val") | gate_figures(run, task.gate_samples, best)
     found.pop("auroc")  # of the same network as best_val_auroc, on the same stamps
     return {
         "status": "done", "reason": None, **curve_figures(records), **found, "test_auroc": None,
-        "test_auroc_by_thetae": None, "test_core_sensitivity": None, "cost": cost(records),
+        "test_auroc_by_thetae": None, "test_core_sensitivity": None, "cost": cost(records, task.gpus, peak_bytes()),
     }  # fmt: skip
 
 
@@ -121,39 +128,62 @@ def curve_figures(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def cost(records: Sequence[dict[str, Any]], gpus: float = 0) -> dict[str, Any] | None:
-    """Time, speed and memory of the epochs that count; what was repeated after a kill is not in it."""
+def cost(records: Sequence[dict[str, Any]], gpus: float, peak: int | None = None) -> dict[str, Any] | None:
+    """Time, speed and memory of the epochs that count: starting, scoring and what was repeated after a kill is not in it.
+
+    Parameters
+    ----------
+    gpus
+        Reserved, fractions too.
+    peak
+        Most memory of the process on a CPU, bytes; None where that is not this process.
+    """
     if not records:
         return None
     seconds = sum(record["seconds"] + record["val_seconds"] for record in records)
     on_gpu = records[-1]["device"] == "cuda"
+    on_gpu_most = max(
+        (record["gpu_memory_bytes"] for record in records if record.get("gpu_memory_bytes")), default=None
+    )
     return {
         "seconds": seconds,
         "images_per_second": sum(r["train_rows"] for r in records) / sum(r["seconds"] for r in records),
         "device": records[-1]["device"],
         "threads": records[-1]["threads"],
         "residency": records[-1]["residency"],
-        "gpu_hours": seconds / 3600 * (gpus or 1) if on_gpu else 0.0,
+        "gpu_hours": seconds / 3600 * gpus if on_gpu else 0.0,
         "cpu_hours": 0.0 if on_gpu else seconds / 3600 * records[-1]["threads"],
-        "peak_memory_bytes": max(
-            (record.get("gpu_memory_bytes") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-            for record in records
-        ),
+        "peak_memory_bytes": on_gpu_most if on_gpu else peak,
     }
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has had."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def record_failure(task: Task, reason: str) -> None:
     """A row for the table: the study goes on without this trial."""
     records = RunFolder(task.run).records()
     log.error("trial=%s failed reason=%r", task.trial, reason)
-    row = task.facts | {"status": "failed", "reason": reason, **curve_figures(records), "cost": cost(records)}
+    row = task.facts | {
+        "status": "failed",
+        "reason": reason,
+        **curve_figures(records),
+        "cost": cost(records, task.gpus),
+    }
     storage.write_json(task.other(FAILED), row)
 
 
 def record_stop(task: Task, reason: str) -> None:
     """A row for a trial that the scheduler did not let go on."""
     records = RunFolder(task.run).records()
-    row = task.facts | {"status": "stopped", "reason": reason, **curve_figures(records), "cost": cost(records)}
+    row = task.facts | {
+        "status": "stopped",
+        "reason": reason,
+        **curve_figures(records),
+        "cost": cost(records, task.gpus),
+    }
     storage.write_json(task.other(STOPPED), row)
 
 

@@ -83,8 +83,8 @@ def network_figures(what: Measured, split: str) -> dict[str, Any]:
     }
 
 
-def gate_figures(what: Measured, size: int) -> dict[str, Any]:
-    """Gates on what the network is trained on in its last epoch, but unturned: normalised, cropped, masked (R-E4).
+def gate_figures(what: Measured, size: int, epoch: int) -> dict[str, Any]:
+    """Gates on what the network is trained on in an epoch, its best one, but unturned: normalised, cropped, masked (R-E4).
 
     Up to `size` stamps of train and val, half of either class. Folds keep pixels of the sky together: a host with an arc
     and the same without are never on both sides.
@@ -94,7 +94,7 @@ def gate_figures(what: Measured, size: int) -> dict[str, Any]:
     keep = np.zeros(len(rows), bool)
     keep[gates.balanced_sample(rows.column("label").astype(np.int64), size, config.seed)] = True
     rows = rows.where(keep)
-    seen, labels, pixels = masked_stamps(what, rows), rows.column("label").astype(np.int64), pixels_of(rows)
+    seen, labels, pixels = masked_stamps(what, rows, epoch), rows.column("label").astype(np.int64), pixels_of(rows)
     found: dict[str, Any] = {"gate_n_samples": len(rows)}
     for name, values in (("core", features.core_pixels(seen)), ("radial", features.radial_profile(seen))):
         auc = linear_gate(values, labels, pixels, config.seed)
@@ -103,8 +103,8 @@ def gate_figures(what: Measured, size: int) -> dict[str, Any]:
     return found
 
 
-def masked_stamps(what: Measured, rows: Manifest) -> npt.NDArray[np.float32]:
-    """Stamps (n, h, w, C) as the network's input, with the mask that training ends with."""
+def masked_stamps(what: Measured, rows: Manifest, epoch: int) -> npt.NDArray[np.float32]:
+    """Stamps (n, h, w, C) as the network's input, with the mask of an epoch."""
     scorer, layout, config = what.scorer(), rows.layout(), what.config
     source = stamp_source(rows, layout, scorer.images(layout), scorer.device, "stream")
     views, order, taken = replace(views_of(config), view="none"), source.table.in_order(), []
@@ -112,7 +112,7 @@ def masked_stamps(what: Measured, rows: Manifest) -> npt.NDArray[np.float32]:
     ids = torch.from_numpy(source.table.cutout_ids).to(scorer.device)
     for (start, stop), stamps in zip(slices, source.batches(order, slices), strict=True):
         own = ids[start:stop]
-        view = augment(stamps, views, seed=config.seed, epoch=config.epochs - 1, cutout_ids=own, indices=own)
+        view = augment(stamps, views, seed=config.seed, epoch=epoch, cutout_ids=own, indices=own)
         taken.append(view.float().permute(0, 2, 3, 1).cpu().numpy())
     return np.concatenate(taken)
 

@@ -14,13 +14,15 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lensdata import jobs, steps, storage
 from lensdata.audit.decision import Decision, decide
 from lensdata.audit.studies import TrialResult, arm_figures
-from lensdata.config.tuning import StudyConfig
+from lensdata.config.base import load_config
+from lensdata.config.training import TrainingConfig
+from lensdata.config.tuning import DecisionConfig, RangeConfig, StudyConfig
 from lensdata.errors import InputError
 from lensdata.hashing import text_hash
 from lensdata.report.study import write_study
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 JOB = jobs.find("tune")
 ORPHANS_END_S = 120
+SMALLEST_POPULATION = 4  # of which one, the lowest quarter, is exchanged
+MUTABLE = ("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "loss.label_smoothing", "loss.clip_norm")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +82,26 @@ class Workshop:
             overrides=trial.cell.overrides, manifest=self.manifest(trial), test_limit=self.test_limit,
             config=trial.config.model_copy(update={"execution": execution}).model_dump(mode="json"),
             gate_samples=self.config.gate_samples,
+            gpus=execution.num_workers if runtime == "ray" else study.gpus_per_trial,
         )  # fmt: skip
+
+    def winner(self, cell: Cell) -> Task:
+        """The training of a cell on all data, should it win.
+
+        Raises
+        ------
+        InputError
+            The study does not say which data those are.
+        """
+        if self.config.winner is None:
+            raise ValueError("a study that trains no winner")
+        trial = trial_of(self.config, cell, self.config.winner.seed)
+        full = self.config.winner.manifests.get(trial.manifest or "")
+        if full is None:
+            raise InputError(
+                f"winner.manifests has no entry for {trial.manifest}, the manifest of cell {cell.name}; name the full one."
+            )
+        return winner_task(self.task(replace(trial, manifest=full)))
 
     def manifest(self, trial: Trial) -> str:
         """The URI of a trial's manifest."""
@@ -101,6 +124,9 @@ def tune(run: JobRun) -> Outcome:
     workshop = workshop_of(config, run.inputs, run.output, run.test_limit)
     cells = check(workshop)
     ray_environment.prepare()
+    from ray_train.tune_backend import require_here  # after the line above
+
+    require_here(config)
     if run.retry:
         reopen(run.output)
     if config.search.name == "optuna":
@@ -109,16 +135,21 @@ def tune(run: JobRun) -> Outcome:
         train_cells(workshop, cells)
     else:
         arms = (config.decision.paired, config.decision.baseline)
-        train_cells(workshop, [cell for cell in cells if cell.variants[config.decision.axis] in arms])
-        needs = require_decision(run.output, config).needs
-        train_cells(workshop, [cell for cell in cells if cell.variants[config.decision.axis] in needs])
+        train_cells(workshop, arms_of(cells, config.decision, arms))
+        # Asked of these two alone: what an interrupted study has of the others must not count as done.
+        needs = require_decision(run.output, config, arms).needs
+        train_cells(workshop, arms_of(cells, config.decision, needs))
     results = collect(run.output, [trial.name for trial in trials_of(config, cells)])
     require_some(results)
     decision = None if config.decision is None else require_decision(run.output, config)
+    searched = config.search.name == "optuna"
+    reference = best_cell(results) if searched else reference_cell(config, cells)
+    write_study(run.output, study_of(run, results, reference, decision, None))  # a winner that fails must not cost it
     winner = train_winner(workshop, cells, decision)
     storage.remove(run.path(PREPARED))
-    reference = reference_cell(config, cells) if config.search.name != "optuna" else results[0].cell
-    write_study(run.output, study_of(run, results, reference, decision, winner))
+    if winner is not None:
+        write_study(run.output, study_of(run, results, reference, decision, winner))
+    log.info("results=%s report=%s", run.path("EXPERIMENT_RESULTS.md"), run.path("report.html"))
     if decision is not None:
         log.info("decision=%s winner=%s reason=%r", decision.branch, decision.winner or "none", decision.sentence)
     known = sorted(one.model_dump_json(exclude={"cost"}) for one in results)
@@ -143,17 +174,47 @@ def check(workshop: Workshop) -> list[Cell]:
     """
     config = workshop.config
     cells = cells_of(config)
-    reference_cell(config, cells)
+    if config.search.name != "optuna":
+        reference_cell(config, cells)
+    elif config.reference:
+        raise InputError("A search by Optuna compares with the best cell that it finds; leave out reference.")
     for cell in cells:
-        task = workshop.task(trial_of(config, cell, config.seeds[0]))
-        try:
-            check_plan(Plan(task.config, task.manifest, task.run, None, task.test_limit))
-        except InputError as error:
-            raise InputError(f"Cell {cell.name}: {error}") from error
-    for name in config.winner.manifests.values() if config.winner else ():
-        if f"manifests.{name}" not in workshop.manifests:
-            raise InputError(f"winner.manifests names {name}; give inputs.manifests.{name}=URI, or leave it out.")
+        check_trial(workshop.task(trial_of(config, cell, config.seeds[0])))
+    check_mutations(config, cells)
+    if config.winner is not None:
+        for cell in cells:
+            check_trial(workshop.winner(cell))
     return cells
+
+
+def check_mutations(config: StudyConfig, cells: Sequence[Cell]) -> None:
+    """Refuse settings that a network cannot change while it is trained, and populations that are none.
+
+    Raises
+    ------
+    InputError
+        Names the key.
+    """
+    if config.scheduler.name != "pbt":
+        return
+    if len(cells) > 1 or len(config.seeds) < SMALLEST_POPULATION:
+        raise InputError(
+            f"scheduler.name pbt needs one cell, whose seeds are the population, and {SMALLEST_POPULATION} seeds or more; "
+            f"found {len(cells)} cells and {len(config.seeds)} seeds."
+        )
+    for key, values in config.scheduler.mutations.items():
+        if key not in MUTABLE or key in cells[0].overrides:
+            raise InputError(f"scheduler.mutations.{key}: only {', '.join(MUTABLE)} can change, and no key of an axis.")
+        for value in [values.low, values.high] if isinstance(values, RangeConfig) else values or ["nothing"]:
+            load_config(TrainingConfig, None, {**config.training.model_dump(mode="json"), key: value})
+
+
+def check_trial(task: Task) -> None:
+    """Refuse what the training would refuse; the sentence names the cell."""
+    try:
+        check_plan(Plan(task.config, task.manifest, task.run, None, task.test_limit))
+    except InputError as error:
+        raise InputError(f"Cell {task.cell}: {error}") from error
 
 
 def cells_of(config: StudyConfig) -> list[Cell]:
@@ -211,17 +272,12 @@ def train_winner(workshop: Workshop, cells: Sequence[Cell], decision: Decision |
     config = workshop.config
     if decision is None or decision.winner is None or config.decision is None or config.winner is None:
         return None
-    cell = next(cell for cell in cells if cell.variants[config.decision.axis] == decision.winner)
-    trial = trial_of(config, cell, config.winner.seed)
-    full = config.winner.manifests.get(trial.manifest or "")
-    if full is None:
-        raise InputError(
-            f"winner.manifests has no entry for {trial.manifest}, the manifest of the winning cell {cell.name}."
-        )
-    task = winner_task(workshop.task(trial), workshop.manifests[f"manifests.{full}"], config.winner.seed)
+    (cell,) = arms_of(cells, config.decision, [decision.winner])
+    task = workshop.winner(cell)
     if not ended(task):
         from ray_train.tune_backend import run_known  # after ray_environment.prepare
 
+        wait_for_orphans([task])
         with watched(workshop.study, [task], f"{config.name}: the winner"):
             run_known([task], config)
     return measure_winner(task)
@@ -238,6 +294,11 @@ def reopen(study: str) -> None:
         storage.remove(storage.join(study, name))
 
 
+def best_cell(results: Sequence[TrialResult]) -> str:
+    """The cell of the best finished trial: what the others of a search are compared with."""
+    return max((one for one in results if one.status == "done"), key=lambda one: one.best_val_auroc or 0.0).cell
+
+
 def require_some(results: Sequence[TrialResult]) -> None:
     """Refuse a study of which nothing came."""
     if not any(result.status == "done" for result in results):
@@ -245,11 +306,17 @@ def require_some(results: Sequence[TrialResult]) -> None:
         raise JobFailed(f"none of {len(results)} trials finished; the first says: {reason}")
 
 
-def require_decision(study: str, config: StudyConfig) -> Decision:
-    """What the tree says of the trials so far."""
+def require_decision(study: str, config: StudyConfig, arms: Sequence[str] | None = None) -> Decision:
+    """What the tree says of the trials so far, or of those of some arms."""
     if config.decision is None:
         raise ValueError("a study without a decision")
-    return decide(arm_figures(collect(study), config.decision.axis), config.decision)
+    known = arm_figures(collect(study), config.decision.axis)
+    return decide({arm: figures for arm, figures in known.items() if arms is None or arm in arms}, config.decision)
+
+
+def arms_of(cells: Sequence[Cell], decision: DecisionConfig, arms: Sequence[str]) -> list[Cell]:
+    """The cells of some arms."""
+    return [cell for cell in cells if cell.variants[decision.axis] in arms]
 
 
 def plan_only(argv: Sequence[str]) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
@@ -43,6 +44,7 @@ DRIVER_CPUS = 0.1  # of a trial whose workers are Ray Train's
 Find = Callable[[dict[str, Any], str], Task]
 """From what Tune knows of a trial, its configuration and name, to its task."""
 OBJECTIVE, EPOCHS = "objective", "epochs"  # what schedulers and searches read
+WORST_LOSS = 1e9
 TOLD = ("epoch", "val_auc", "val_loss", "train_loss", "lr", "images_per_second", "seconds")
 
 
@@ -83,8 +85,12 @@ class TuneReports:
         """The network is trained; it is not measured yet."""
 
     def finish(self) -> None:
-        """The trial has its result."""
-        self._tell(self._folder.records(), self._epochs)
+        """The trial has its result. A member of a population is not told at its end: it would be made a copy of another."""
+        if not self._every:
+            self._tell(self._folder.records(), self._epochs)
+        if not self._told:  # it failed before its first epoch: the worst there is, so that a search goes elsewhere
+            worst = 0.0 if self._monitor == "val_auc" else WORST_LOSS
+            tune.report({OBJECTIVE: worst, self._monitor: worst, EPOCHS: 0})
 
     def _tell(self, records: list[dict[str, Any]], most: int) -> None:
         while self._told < min(len(records), most):
@@ -297,17 +303,35 @@ def cpus_per_trial(config: StudyConfig) -> float:
     return max(1, (os.cpu_count() or 1) // config.execution.concurrent)
 
 
+def require_here(config: StudyConfig) -> None:
+    """Refuse what this machine does not have, before a Ray of this process is started.
+
+    Raises
+    ------
+    InputError
+        More cores or GPUs than there are.
+    """
+    wanted, cores = config.execution.cpus_per_trial, os.cpu_count() or 1
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    if wanted > cores:
+        raise InputError(f"execution.cpus_per_trial is {wanted:g}; this machine has {cores} cores.")
+    if config.execution.gpus_per_trial > torch.cuda.device_count():
+        raise InputError(
+            f"execution.gpus_per_trial is {config.execution.gpus_per_trial:g}; this machine has {torch.cuda.device_count()} GPUs."
+        )
+
+
 def _require_resources(config: StudyConfig) -> None:
     """Refuse what the cluster does not have: Ray would wait for ever."""
     have = ray.cluster_resources()
     sharing = GPU_SHARE if config.execution.share_stamps and config.execution.concurrent > 1 else 0
     gpus = config.execution.gpus_per_trial
-    if gpus > have.get("GPU", 0):
-        raise InputError(f"execution.gpus_per_trial is {gpus:g}; Ray has {have.get('GPU', 0):g} GPUs.")
-    if cpus_per_trial(config) > have.get("CPU", 0):
-        raise InputError(
-            f"execution.cpus_per_trial is {cpus_per_trial(config):g}; Ray has {have.get('CPU', 0):g} CPUs."
-        )
+    for name, wanted in (("GPU", gpus), ("CPU", cpus_per_trial(config))):
+        if wanted > have.get(name, 0):
+            raise InputError(
+                f"execution.{name.lower()}s_per_trial is {wanted:g}; Ray has {have.get(name, 0):g} {name}s."
+            )
     if gpus and sharing and gpus * config.execution.concurrent + sharing > have["GPU"]:
         log.warning(
             "trials_at_once=fewer reason='%d trials of %g GPUs and %g for shared stamps are more than %g'",

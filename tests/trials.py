@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -17,15 +18,19 @@ COST = {"seconds": 41.25, "images_per_second": 120.0, "device": "cpu", "threads"
         "peak_memory_bytes": 1_200_000_000}  # fmt: skip
 
 
+def _word(axis: str, label: Any) -> str:
+    return label if isinstance(label, str) else f"{axis.rpartition('.')[2]}{label:.4g}"
+
+
 def trial_json(
     variants: str | dict[str, Any], seed: int, auc: float = 0.93, core: float = 0.58, reliance: float = 0.02,
     spread: float = 0.1, status: str = "done", **more: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """``metrics.json`` of a trial; a text is its variant of masking."""
     own = {"masking": variants} if isinstance(variants, str) else variants
-    cell = ",".join(f"{axis}={label}" for axis, label in own.items())
+    cell = re.sub(r"[^A-Za-z0-9.+_-]+", "-", "_".join(_word(axis, label) for axis, label in own.items()))
     out: dict[str, Any] = {
-        "schema_version": 1, "trial": f"{cell},seed={seed}", "cell": cell, "variants": own, "seed": seed, "status": status,
+        "schema_version": 1, "trial": f"{cell}-s{seed}", "cell": cell, "variants": own, "seed": seed, "status": status,
         "reason": None, "overrides": {"images.masking": own.get("masking")}, "cost": COST,
     }  # fmt: skip
     if status != "failed":

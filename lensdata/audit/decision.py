@@ -79,16 +79,20 @@ class Stability:
     Attributes
     ----------
     by_seed
-        (branch, winner) of the figures of that seed alone.
+        (branch, winner) of the figures of that seed alone; only of seeds for which all arms that the tree asks for finished.
+    incomplete
+        The other seeds.
     holding
-        Seeds that decide as their mean does, winner included.
+        Seeds that decide as the mean does, winner included.
     close
-        A sentence for every limit inside the interval of the deciding arm's core gate AUC or core reliance.
+        A sentence for every limit that was asked for and lies inside the interval of its figure: of the deciding arm, of the
+        masked arm that wins, and of the preferred one where it fails.
     sentence
         All of it in words.
     """
 
     by_seed: dict[int, tuple[Branch, str | None]]
+    incomplete: tuple[int, ...]
     holding: int
     close: tuple[str, ...]
     sentence: str
@@ -265,58 +269,92 @@ def passes(steps: Sequence[Step]) -> bool | None:
 def _step(arm: str, known: ArmFigures, figure: str, comparison: str, limit: float) -> Step:
     value = getattr(known, figure)
     if value is None:
-        sentence = f"{TITLES[figure]} of {arm} is not known, {WORDS[comparison][0]} {limit:.2f} is asked for"
+        sentence = f"{TITLES[figure]} of {arm} is not known, {WORDS[comparison][0]} {limit:g} is asked for"
         return Step(arm, figure, None, comparison, limit, None, sentence)
     outcome = COMPARISONS[comparison](value, limit)
-    sentence = f"{TITLES[figure]} of {arm} is {value:.4f}, {WORDS[comparison][not outcome]} {limit:.2f}"
+    told = f"{told_beside(value, limit)}, {WORDS[comparison][not outcome]} {limit:g}"
+    sentence = f"{TITLES[figure]} of {arm} is {told}"
     return Step(arm, figure, value, comparison, limit, outcome, sentence)
 
 
+def told_beside(value: float, limit: float) -> str:
+    """A value with four digits, or as many as it takes to stand on the right side of its limit.
+
+    >>> told_beside(0.5, 0.6), told_beside(0.599996, 0.6)
+    ('0.5000', '0.599996')
+    """
+    for digits in range(4, 17):
+        told = f"{value:.{digits}f}"
+        if (float(told) > limit, float(told) < limit) == (value > limit, value < limit):
+            return told
+    return repr(value)
+
+
 def _stability(arms: Mapping[str, Sequence[ArmFigures]], answer: _Answer, config: DecisionConfig) -> Stability:
-    base = arms.get(config.baseline, ())
-    seeds = sorted({one.seed for one in base if one.seed is not None})
+    asked = [
+        arm for arm in (config.baseline, config.preferred, *config.others) if config.baseline in arms and arm in arms
+    ]
     by_seed: dict[int, tuple[Branch, str | None]] = {}
-    for seed in seeds:
-        alone = _walk(
-            {arm: mean_figures([one for one in trained if one.seed == seed]) for arm, trained in arms.items()}, config
-        )
-        by_seed[seed] = (alone.branch, alone.winner)
+    incomplete: list[int] = []
+    for seed in sorted({one.seed for arm in asked for one in arms[arm] if one.seed is not None}):
+        own = {arm: [one for one in trained if one.seed == seed] for arm, trained in arms.items()}
+        alone = _walk({arm: mean_figures(trained) for arm, trained in own.items()}, config)
+        if alone.branch == "UNDECIDED" and any(not own[step.arm] for step in alone.steps):
+            incomplete.append(seed)
+        else:
+            by_seed[seed] = (alone.branch, alone.winner)
     holding = sum(found == (answer.branch, answer.winner) for found in by_seed.values())
-    close = _close(base, config)
-    return Stability(by_seed, holding, close, _in_words(by_seed, holding, answer, close))
+    close = _close(arms, answer, config)
+    told = " ".join([_in_words(by_seed, incomplete, holding, answer), *close])
+    return Stability(by_seed, tuple(incomplete), holding, close, told)
 
 
 def _in_words(
-    by_seed: dict[int, tuple[Branch, str | None]], holding: int, answer: _Answer, close: tuple[str, ...]
+    by_seed: dict[int, tuple[Branch, str | None]], incomplete: Sequence[int], holding: int, answer: _Answer
 ) -> str:
+    lacking = [f"seed {seed} is incomplete" for seed in incomplete]
     if not by_seed:
-        return "No finished training to judge it by."
+        return f"No seed to judge it by{': ' if lacking else ''}{', '.join(lacking)}."
     if len(by_seed) == 1:
-        return " ".join(["One seed: how the answer changes with the seed is not measured.", *close])
+        counted = f"One complete seed ({', '.join(lacking)})" if lacking else "One seed"
+        return f"{counted}: how the answer changes with the seed is not measured."
     others = [
         f"seed {seed}: {branch}{f' {winner}' if branch == 'MASKED_ARM' else ''}"
         for seed, (branch, winner) in by_seed.items()
         if (branch, winner) != (answer.branch, answer.winner)
-    ]
+    ] + lacking
     aside = f" ({', '.join(others)})" if others else ""
-    return " ".join([f"The decision holds in {holding} of {len(by_seed)} seeds{aside}.", *close])
+    return f"The decision holds in {holding} of {len(by_seed)} seeds{aside}."
 
 
-def _close(base: Sequence[ArmFigures], config: DecisionConfig) -> tuple[str, ...]:
-    """Limits inside the interval of c (the wider of seeds and objects) and of d (seeds)."""
-    mean = mean_figures(base)
-    gate = over_seeds((one.core_gate_auc for one in base), 0, 1)
+def _close(arms: Mapping[str, Sequence[ArmFigures]], answer: _Answer, config: DecisionConfig) -> tuple[str, ...]:
+    """Limits inside the interval of the figure that they were asked of, for the arms on which the answer rests."""
+    rests_on = {config.baseline, answer.winner}
+    if passes([step for step in answer.steps if step.arm == config.preferred]) is False:
+        rests_on.add(config.preferred)
+    out: list[str] = []
+    for step in answer.steps:
+        found = _interval(step.figure, arms[step.arm])
+        if (
+            step.arm in rests_on
+            and found.low is not None
+            and found.high is not None
+            and found.low <= step.limit <= found.high
+        ):
+            chance = "" if step.figure == "core_gate_auc" else " (over seeds; the same objects in all)"
+            out.append(
+                f"The interval of the {TITLES[step.figure]} of {step.arm}{chance}, {found.low:.4f} to {found.high:.4f}, "
+                f"holds the limit {step.limit:g}."
+            )
+    return tuple(dict.fromkeys(out))
+
+
+def _interval(figure: str, trained: Sequence[ArmFigures]) -> Spread:
+    """Over seeds; of the core gate AUC, whose chance of objects is known, the wider of both."""
+    over = over_seeds((getattr(one, figure) for one in trained), -1 if figure == "core_reliance" else 0, 1)
+    if figure != "core_gate_auc":
+        return over
+    mean = mean_figures(trained)
     lows, highs = ([end for end in ends if end is not None]
-                   for ends in ((gate.low, mean.core_gate_low), (gate.high, mean.core_gate_high)))  # fmt: skip
-    wider = Spread(gate.n, gate.mean, gate.sd, min(lows, default=None), max(highs, default=None))
-    reliance = over_seeds((one.core_reliance for one in base), -1, 1)
-    return tuple(
-        f"The interval of the {TITLES[figure]} of {config.baseline}, {found.low:.3f} to {found.high:.3f}, "
-        f"holds the limit {limit:.2f}."
-        for figure, found, limits in (
-            ("core_gate_auc", wider, (config.core_gate_success, config.core_gate_acceptable)),
-            ("core_reliance", reliance, (config.reliance_success, config.reliance_acceptable)),
-        )
-        for limit in limits
-        if found.low is not None and found.high is not None and found.low <= limit <= found.high
-    )
+                   for ends in ((over.low, mean.core_gate_low), (over.high, mean.core_gate_high)))  # fmt: skip
+    return Spread(over.n, over.mean, over.sd, min(lows, default=None), max(highs, default=None))

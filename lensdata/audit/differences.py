@@ -42,13 +42,13 @@ class Difference:
     value, low, high
         Mean over these seeds, with its 95% interval.
     p_value, p_holm
-        Two-sided, by itself and corrected for all cells of the study (Holm).
+        Two-sided, by itself and corrected for all cells of the study that are judged on the same task (Holm).
     error
         Standard error; its square is the sum of those of the two parts.
-    error_seeds
-        Of seeds, and of what objects add to each seed alone; None with one seed, where it is not measured.
-    error_objects
-        Of the objects that all seeds have in common.
+    error_common
+        What all seeds have in common: their objects. Zero where the estimate of it is negative.
+    error_per_seed
+        What each seed has to itself: the seed, and what objects add to it alone; None with one seed, where it is not measured.
     degrees_of_freedom
         Of the t quantile; infinite is the normal one.
     shared_positive, shared_negative
@@ -64,12 +64,17 @@ class Difference:
     p_value: float | None = None
     p_holm: float | None = None
     error: float | None = None
-    error_seeds: float | None = None
-    error_objects: float | None = None
+    error_common: float | None = None
+    error_per_seed: float | None = None
     degrees_of_freedom: float | None = None
     shared_positive: int | None = None
     shared_negative: int | None = None
     note: str = ""
+
+    @property
+    def same_task(self) -> bool:
+        """Whether both were asked the same: without a common object of a class, AUCs are of two different tasks."""
+        return 0 not in (self.shared_positive, self.shared_negative)
 
 
 @dataclass(frozen=True)
@@ -158,22 +163,31 @@ def difference(ours: Mapping[int, Judged], base: Mapping[int, Judged], cell: str
     covariance = covariances(pairs)
     value, count = float(differences.mean()), len(seeds)
     if count == 1:
-        of_seeds, of_objects, freedom = None, float(covariance[0, 0]), inf
+        per_seed, common, freedom = None, float(covariance[0, 0]), inf
     else:
-        of_objects = max(0.0, float((covariance.sum() - np.trace(covariance)) / (count * (count - 1))))
+        common = max(0.0, float((covariance.sum() - np.trace(covariance)) / (count * (count - 1))))
         spread = float(differences.var(ddof=1)) / count
-        of_seeds = max(spread, (float(np.trace(covariance)) / count - of_objects) / count)
-        freedom = (of_seeds + of_objects) ** 2 / (spread**2 / (count - 1)) if spread > 0 else inf
-    error = float(np.sqrt((of_seeds or 0.0) + of_objects))
+        per_seed = max(spread, (float(np.trace(covariance)) / count - common) / count)
+        freedom = (per_seed + common) ** 2 / (spread**2 / (count - 1)) if spread > 0 else inf
+    error = float(np.sqrt((per_seed or 0.0) + common))
     reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
     p_value = 2 * float(stats.t.sf(abs(value) / error, freedom)) if error > 0 else float(value == 0)
-    shared = [[len(np.intersect1d(getattr(one, kind).ids, getattr(two, kind).ids)) for one, two in pairs]
-              for kind in ("positives", "negatives")]  # fmt: skip
+    lenses, others = (min(len(np.intersect1d(getattr(one, kind).ids, getattr(two, kind).ids)) for one, two in pairs)
+                      for kind in ("positives", "negatives"))  # fmt: skip
     return Difference(
         cell, reference, seeds, value, value - reach, value + reach, p_value, None, error,
-        None if of_seeds is None else float(np.sqrt(of_seeds)), float(np.sqrt(of_objects)), freedom,
-        min(shared[0]), min(shared[1]), "one seed: its spread is not measured" if count == 1 else "",
+        float(np.sqrt(common)), None if per_seed is None else float(np.sqrt(per_seed)), freedom,
+        lenses, others, _note(lenses, others, count),
     )  # fmt: skip
+
+
+def _note(lenses: int, others: int, count: int) -> str:
+    """What keeps a difference from being read as better or worse."""
+    unlike = (
+        "" if lenses and others else "objects" if not lenses and not others else "negatives" if lenses else "lenses"
+    )
+    told = [f"other {unlike}: not the same task"] if unlike else []
+    return "; ".join(told + (["one seed: its spread is not measured"] if count == 1 else []))
 
 
 def covariances(pairs: Sequence[tuple[Judged, Judged]]) -> Floats:
@@ -194,7 +208,7 @@ def covariances(pairs: Sequence[tuple[Judged, Judged]]) -> Floats:
 
 
 def _corrected(found: dict[str, Difference]) -> dict[str, Difference]:
-    """With Holm's p-values over all differences that there are."""
-    tested = {cell: one.p_value for cell, one in found.items() if one.p_value is not None}
+    """With Holm's p-values over all differences that there are between cells with the same task."""
+    tested = {cell: one.p_value for cell, one in found.items() if one.p_value is not None and one.same_task}
     corrected = dict(zip(tested, holm(list(tested.values())).tolist(), strict=True)) if tested else {}
     return {cell: replace(one, p_holm=corrected.get(cell)) for cell, one in found.items()}

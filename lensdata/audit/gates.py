@@ -86,7 +86,7 @@ GATES = {
     "pixel_statistics": Gate("Pixel statistics", NUISANCE, False, "missing, repeated and saturated pixels and seams"),
     "high_frequencies": Gate("High frequencies", NUISANCE, False, "the texture of the sky's noise"),
     "files": Gate("File properties", NUISANCE, False, "route, layer and quality of the files"),
-    "pair": Gate("Pairs", CORE, False, "variances of a stamp and its control, and the mean of their difference"),
+    "pair": Gate("Pairs", CORE, False, "variances of a stamp and its control, mean and scatter of their difference"),
     "catalogue": Gate("Catalogue", CORE, True, "magnitudes, colours, shape and type"),
     "core": Gate("Core", CORE, True, "the pixels with r < 5", LIGHT_TREES),
     "profile": Gate("Radial profile", PROFILE, True, "the azimuthal mean from the core to 8 arcsec", LIGHT_TREES),

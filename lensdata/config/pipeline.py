@@ -48,7 +48,9 @@ class PipelineConfig(Config):
     services: dict[str, ServiceEntry] = Field({}, description="services by name")
     steps: tuple[StepEntry, ...] = Field(min_length=1, description="the steps, in order")
     report: str | None = Field(None, description="file to name at the end, for example evaluate/report.html")
-    headline: str | None = Field(None, description="metrics.json or decision.json whose main lines are shown at the end")
+    headline: str | None = Field(
+        None, description="metrics.json or decision.json whose main lines are shown at the end"
+    )
 
     @model_validator(mode="after")
     def _names(self) -> PipelineConfig:

@@ -57,7 +57,9 @@ class SchedulerConfig(Config):
     reduction_factor: float = Field(default=3.0, gt=1, description="asha: one in so many goes on at each rung")
     perturb_epochs: int = Field(default=5, ge=1, description="pbt: epochs between exchanges")
     mutations: dict[str, RangeConfig | list[Any]] = Field(
-        default={}, description="pbt: optimizer.* and loss.* keys that change, each with its values or range"
+        default={},
+        description="pbt: what changes, each with its values or range: optimizer.lr, .weight_decay, .momentum, "
+        "loss.label_smoothing, .clip_norm",
     )
 
 
@@ -132,7 +134,7 @@ class StudyConfig(Config):
         description="key: [values], key: {low, high}, or name: {variant: {key: value}}; "
         "inputs.manifest: NAME chooses inputs.manifests.NAME"
     )
-    reference: dict[str, str] = Field(
+    reference: dict[str, Any] = Field(
         default={}, description="axis: variant of the cell that all others are compared with; empty: the first of each"
     )
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1, description="a training of every cell with each")
@@ -173,6 +175,8 @@ class StudyConfig(Config):
             raise ValueError(f"the decision needs {', '.join(absent)} on axis {self.decision.axis}")
         if self.decision and (len(self.axes) > 1 or self.search.name != "grid"):
             raise ValueError("a study with a decision has one axis, all of which a grid goes through")
+        if self.winner and not self.decision:
+            raise ValueError("a winner is one of a decision; without decision leave winner out")
         if self.scheduler.name == "pbt" and not self.scheduler.mutations:
             raise ValueError("scheduler.name pbt needs scheduler.mutations: keys and their values")
         return self

@@ -24,7 +24,9 @@ INTERVALS = (
 )
 DIFFERENCES = (
     "Means over common seeds; intervals hold the chance of seeds and of objects (Obuchowski & Rockette 1995, with DeLong's "
-    "covariance over the objects that two trainings share). p-values are corrected for all cells together (Holm)."
+    "covariance over the objects that two trainings share). Error: the standard error in its two parts. p-values are corrected "
+    "for all cells together (Holm); cells that share no lens or no negative with the reference are not tested: their AUC is of "
+    "another task."
 )
 
 
@@ -91,7 +93,9 @@ def write_study(folder: str, study: Study) -> None:
         "report.html": render(found, drawn),
     }
     if study.decision is not None:
-        storage.write_json(storage.join(folder, "decision.json"), study.decision.as_json() | {"notes": list(study.notes)})
+        storage.write_json(
+            storage.join(folder, "decision.json"), study.decision.as_json() | {"notes": list(study.notes)}
+        )
     for name, text in files.items():
         storage.write_bytes(storage.join(folder, name), text.encode())
     for name, figure in drawn.items():
@@ -136,12 +140,16 @@ def summary(found: Results) -> list[str]:
     if best is None:
         return [*out, "No trial finished: there is nothing to compare. The reasons are listed below."]
     out.append(f"Highest mean validation AUC: {best.name}, {study_tables.spread(best.figures['best_val_auroc'], 4)}.")
-    if found.differences:
-        told = [one.cell for one in found.differences.values() if one.p_holm is not None and one.p_holm < 0.05]
+    comparable = [one for one in found.differences.values() if one.same_task]
+    if comparable:
+        told = [one.cell for one in comparable if one.p_holm is not None and one.p_holm < 0.05]
         how = (
             f"differ from {study.reference} after correction for all comparisons{': ' if told else ''}{', '.join(told)}"
         )
-        out.append(f"{len(told)} of {len(found.differences)} other cells {how}.")
+        out.append(f"{len(told)} of {len(comparable)} other cells {how}.")
+    unlike = [one.cell for one in found.differences.values() if not one.same_task]
+    if unlike:
+        out.append(f"Judged on another task than {study.reference} and not compared with it: {', '.join(unlike)}.")
     if all(cell.figures["best_val_auroc"].n < 2 for cell in found.cells.values()):
         out.append("No cell has two finished seeds: how figures change with the seed is not measured.")
     return [*out, *study.notes]

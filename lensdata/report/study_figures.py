@@ -17,6 +17,7 @@ from lensdata.audit.differences import Difference
 from lensdata.audit.studies import FIGURES, Cell, TrialResult
 from lensdata.report.audit_figures import intervals_by_row
 from lensdata.report.figures import ACCENT, CONTROL, FOURTH, INK, LENS, OTHER, SERIES, canvas
+from lensdata.report.study_tables import broken
 
 MARKERS = "osD^vP"
 LOW_TO_HIGH = LinearSegmentedColormap.from_list("low_to_high", [OTHER, "#56B4E9", "#E69F00", LENS])
@@ -48,20 +49,15 @@ def seed_dots(cells: Mapping[str, Cell], trials: Sequence[TrialResult]) -> Figur
         intervals_by_row(axes, rows, LENS, "D", -0.12)
         axes.set(xlabel=FIGURES[name][0], ylim=(len(names) - 0.5, -0.5))
         axes.set_yticks(range(len(names)), [])
-    counts = [f"{_wrapped(cell)}  (n = {len(cells[cell].done)})" for cell in names]
+    counts = [f"{broken(cell, LONG_NAME)}  (n = {len(cells[cell].done)})" for cell in names]
     panels[0].set_yticks(range(len(names)), counts, fontsize=8.5)
     figure.suptitle("Dots: seeds. Diamonds: means, 95% t-interval over seeds", fontsize=10, color=INK)
     return figure
 
 
-def _wrapped(name: str) -> str:
-    """A long name of a cell, one axis per line."""
-    return name.replace(",", ",\n") if len(name) > LONG_NAME else name
-
-
 def _row_height(names: Iterable[str]) -> float:
     """Inches that a row needs for its name."""
-    return 0.24 + 0.14 * max(_wrapped(name).count("\n") + 1 for name in names)
+    return 0.24 + 0.14 * max(broken(name, LONG_NAME).count("\n") + 1 for name in names)
 
 
 def _kept_in_view(axes: Axes, values: Sequence[float | None]) -> None:
@@ -80,8 +76,11 @@ def differences(found: Mapping[str, Difference], reference: str) -> Figure | Non
     figure, (axes,) = canvas(width=7.0, height=_row_height(known) * max(3, len(known)) + 1.1)
     rows = [{"value": one.value, "low": one.low, "high": one.high} for one in known.values()]
     intervals_by_row(axes, rows, LENS)
-    seeds = {cell: f"{len(one.seeds)} seed{'s' if len(one.seeds) > 1 else ''}" for cell, one in known.items()}
-    axes.set_yticks(range(len(known)), [f"{_wrapped(cell)}  ({seeds[cell]})" for cell in known], fontsize=8.5)
+    seeds = {
+        cell: f"{len(one.seeds)} seed{'s' if len(one.seeds) > 1 else ''}{'' if one.same_task else ', another task'}"
+        for cell, one in known.items()
+    }
+    axes.set_yticks(range(len(known)), [f"{broken(cell, LONG_NAME)}  ({seeds[cell]})" for cell in known], fontsize=8.5)
     axes.axvline(0, color=ACCENT, ls="--", lw=1)
     axes.set(xlabel=f"validation AUC less that of {reference}, 95% interval", ylim=(len(known) - 0.5, -0.5))
     axes.set_title("Differences, with the chance of objects and of seeds")

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lensdata.audit.studies import TrialResult
-from lensdata.report.study_tables import number
+from lensdata.report.study_tables import broken, number
 
 STYLES = {"done": "green", "running": "cyan", "stopped": "yellow", "failed": "bold red", "waiting": "dim"}
 IMPORTANCE = ("running", "failed", "done", "stopped", "waiting")  # what is kept where not all rows fit
-LONG_NAME = 28  # characters; longer names do not fit in one line of 80 columns
+LONG_NAME = 24  # characters; longer names do not fit in one line of 80 columns
 COLUMNS = ("status", "epoch", "AUC", "gate", "reliance", "sec")
 
 
@@ -28,7 +28,7 @@ class TrialLine:
     status
         ``waiting, running, done, stopped, failed``.
     epoch
-        Epochs trained so far; of a finished trial its best.
+        Epochs trained so far; of a trial that has ended its best epoch, from 0.
     val_auc
         Best so far.
     """
@@ -46,6 +46,17 @@ class TrialLine:
         """Of a finished trial."""
         return cls(trial.trial, trial.status, trial.best_epoch, trial.best_val_auroc, trial.final_core_lr_auc,
                    trial.core_reliance, trial.cost.seconds)  # fmt: skip
+
+    @property
+    def epoch_told(self) -> str:
+        """The epoch and what it is.
+
+        >>> TrialLine("B1-s1", "running", 4).epoch_told, TrialLine("B1-s1", "done", 3).epoch_told
+        ('4 done', 'best 3')
+        """
+        if self.epoch is None:
+            return "–"
+        return f"{self.epoch} done" if self.status == "running" else f"best {self.epoch}"
 
 
 def study_table(trials: Iterable[TrialResult | TrialLine], title: str = "", rows_max: int | None = None) -> Table:
@@ -72,16 +83,11 @@ def study_table(trials: Iterable[TrialResult | TrialLine], title: str = "", rows
     for line in shown:
         is_best = best is not None and line.status == "done" and line.val_auc == best
         table.add_row(
-            Text(_breakable(line.name), "bold" if is_best else ""), Text(line.status, STYLES.get(line.status, "")),
-            "–" if line.epoch is None else str(line.epoch), Text(number(line.val_auc), "bold" if is_best else ""),
+            Text(broken(line.name, LONG_NAME), "bold" if is_best else ""), Text(line.status, STYLES.get(line.status, "")),
+            line.epoch_told, Text(number(line.val_auc), "bold" if is_best else ""),
             number(line.core_gate_auc, 3), number(line.core_reliance, 3), number(line.seconds, 0),
         )  # fmt: skip
     return table
-
-
-def _breakable(name: str) -> str:
-    """A long name with spaces where it may be broken."""
-    return name.replace(",", ", ") if len(name) > LONG_NAME else name
 
 
 def _most_important(lines: list[TrialLine], rows_max: int) -> list[TrialLine]:
@@ -98,4 +104,5 @@ def _caption(lines: list[TrialLine], shown: list[TrialLine]) -> str:
     counts = Counter(line.status for line in lines)
     told = ", ".join(f"{counts[status]} {status}" for status in STYLES if counts[status]) or "no trials"
     hidden = f"; {len(lines) - len(shown)} not shown" if len(shown) < len(lines) else ""
-    return f"{told}{hidden}. AUC: best of validation; gate: AUC of the core pixels alone; reliance: AUC lost without the core"
+    columns = "epoch: how many done, or the best (from 0); AUC: best of validation; gate: AUC of the core pixels alone"
+    return f"{told}{hidden}. {columns}; reliance: AUC lost without the core"

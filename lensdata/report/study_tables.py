@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isinf
 from typing import Any
 
-from lensdata.audit.decision import TITLES, Decision
+from lensdata.audit.decision import TITLES, Decision, told_beside
 from lensdata.audit.differences import Difference
 from lensdata.audit.seeds import Spread
 from lensdata.audit.studies import FIGURES, Cell, CostSum, TrialResult
@@ -56,6 +57,25 @@ def number(value: float | None, digits: int = 4, sign: str = "") -> str:
     return "–" if value is None else f"{value:{sign}.{digits}f}"
 
 
+def beside(value: float | None, limit: float) -> str:
+    """A number with as many digits as tell it from its limit; a dash where it is not known."""
+    return "–" if value is None else told_beside(value, limit)
+
+
+def broken(name: str, width: int) -> str:
+    """A name of a cell or trial on lines of ``width`` characters at most, broken where one axis ends and the next begins.
+
+    >>> broken("resnet18_lr0.001_fakes-s1", 16)
+    'resnet18_\\nlr0.001_fakes-s1'
+    """
+    lines = [""]
+    for part in re.findall("[^_]*_|[^_]+", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
 def spread(found: Spread, digits: int = 3, *, interval: bool = False) -> str:
     """Mean ± standard deviation over seeds, with the interval of the mean where asked for."""
     if found.mean is None or found.sd is None:
@@ -92,8 +112,8 @@ def of_differences(found: Mapping[str, Difference]) -> Table:
         "95% interval",
         "p",
         "p (Holm)",
-        "error: objects",
-        "error: seeds",
+        "error common to all seeds (objects)",
+        "error per seed (objects and seed)",
         "objects shared",
     )
     return Table(headings, tuple(_difference(one) for one in found.values()), numeric=2)
@@ -105,7 +125,7 @@ def _difference(one: Difference) -> tuple[str, ...]:
     return (
         one.cell, one.note or _meaning(one), str(len(one.seeds)), number(one.value, sign="+"),
         f"{number(one.low, sign='+')} to {number(one.high, sign='+')}", p_value(one.p_value), p_value(one.p_holm),
-        number(one.error_objects), number(one.error_seeds), f"{one.shared_positive} : {one.shared_negative}",
+        number(one.error_common), number(one.error_per_seed), f"{one.shared_positive} : {one.shared_negative}",
     )  # fmt: skip
 
 
@@ -128,7 +148,7 @@ def of_steps(decision: Decision) -> Table:
     """The conditions that were checked."""
     rows = tuple(
         (step.arm, TITLES[step.figure], HOLDS[step.outcome],
-         number(step.value), f"{step.comparison} {step.limit:.2f}") for step in decision.steps
+         beside(step.value, step.limit), f"{step.comparison} {step.limit:g}") for step in decision.steps
     )  # fmt: skip
     return Table(("arm", "figure", "holds", "mean over seeds", "asked for"), rows, numeric=3)
 
@@ -147,7 +167,9 @@ def of_trials(trials: Sequence[TrialResult]) -> Table:
         (t.trial, t.status, _epochs(t), *(number(getattr(t, key)) for key in keys),
          number(t.cost.seconds, 1)) for t in trials
     )  # fmt: skip
-    return Table(("trial", "status", "best epoch", *(FIGURES[key][0] for key in keys), "seconds"), rows, numeric=2)
+    return Table(
+        ("trial", "status", "best epoch (from 0)", *(FIGURES[key][0] for key in keys), "seconds"), rows, numeric=2
+    )
 
 
 def of_failures(trials: Sequence[TrialResult]) -> Table:
@@ -183,7 +205,8 @@ def of_winner(winner: TrialResult | None, decision: Decision | None) -> Table:
         lines += [("validation AUC", decision.figures[decision.winner].val_auc), ("test AUC", None)]
     rows = tuple(
         (name, VERDICT[None if value is None else value > asked[name]] if name in asked else "",
-         number(value), f"> {asked[name]:.2f}" if name in asked else "") for name, value in lines
+         beside(value, asked[name]) if name in asked else number(value), f"> {asked[name]:g}" if name in asked else "")
+        for name, value in lines
     )  # fmt: skip
     return Table(("figure", "verdict", "value", "target"), rows, numeric=2)
 

@@ -56,7 +56,7 @@ def inject_arcs(run: JobRun) -> Outcome:
     if run.test_limit is not None:
         passed, manifest = len(manifest), manifest.head(run.test_limit)
         dropped["beyond --test-limit"] = passed - len(manifest)
-    injected = share_hosts(manifest, config)
+    injected = share_hosts(manifest, config, dropped)
     hosts, source = manifest.table.to_pandas(), HostStamps(manifest, layout)
     sets = {"unpaired": unpaired_rows(hosts, injected, config.seed), "paired": paired_rows(hosts, injected, config)}
     contents, injections = [], pd.DataFrame()

@@ -6,6 +6,7 @@ All choices are keyed by galaxy: the order of the manifest's rows does not matte
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -90,8 +91,13 @@ def drop_reasons(rows: pd.DataFrame, cuts: HostCuts) -> npt.NDArray[np.str_]:
     return np.asarray(np.select([np.asarray(check) for check in checks.values()], list(checks), ""), dtype=np.str_)
 
 
-def share_hosts(hosts: Manifest, config: InjectConfig) -> npt.NDArray[np.bool_]:
+def share_hosts(hosts: Manifest, config: InjectConfig, dropped: Mapping[str, int]) -> npt.NDArray[np.bool_]:
     """Which hosts get an arc: a share of every split, spread over its PSF and depth bins to within a row or so.
+
+    Parameters
+    ----------
+    dropped
+        Rows that are no hosts, by reason: where a limit took them, it is named as the cause of too few.
 
     Raises
     ------
@@ -101,12 +107,14 @@ def share_hosts(hosts: Manifest, config: InjectConfig) -> npt.NDArray[np.bool_]:
     injected = np.zeros(len(hosts), bool)
     injected[subsample(hosts.table, config.injected_fraction, config.seed, "inject")] = True
     split = hosts.column("split").astype(str)
-    for name in np.unique(split):
+    limits = [name for name in ("--test-limit", "max_hosts") if dropped.get(f"beyond {name}")]
+    remedy = f"raise {' or '.join(limits)}" if limits else "widen hosts.types and hosts.mag_r"
+    for name in np.unique(split).tolist():
         inside = split == name
         if inside.sum() < LEAST_HOSTS or (inside & ~injected).sum() < 2:
             raise InputError(
-                f"Manifest {hosts.uri} has {inside.sum()} hosts in split {name!r}, {(inside & ~injected).sum()} of them without an "
-                f"arc; {LEAST_HOSTS} and 2 are needed: widen hosts.types and hosts.mag_r, or lower injected_fraction."
+                f"Manifest {hosts.uri} leaves {inside.sum()} hosts in split {name!r}, {(inside & ~injected).sum()} of them without "
+                f"an arc; {LEAST_HOSTS} and 2 are needed: {remedy}, or lower injected_fraction."
             )
     return injected
 

@@ -34,6 +34,8 @@ TRAINING = (
     "trackers.tensorboard=false",
 )  # fmt: skip
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -255,7 +257,10 @@ def test_a_limit_takes_few_hosts_of_every_split(tmp_path: Path) -> None:
         ({"source_id": np.arange(96) // 2}, (), "lists host"),
         ({"psfsize_g": np.nan}, (), "'no psfsize': 6"),
         ({"type": "REX"}, (), "no host that passes the cuts"),
-        ({}, ("max_hosts=8",), "hosts in split"),
+        ({}, ("max_hosts=8",), "are needed: raise max_hosts, or"),
+        ({}, ("--test-limit", "8"), "are needed: raise --test-limit, or"),
+        ({}, ("max_hosts=24", "--test-limit", "8"), "are needed: raise --test-limit or max_hosts, or"),
+        ({"type": np.where(np.arange(96) % 9, "REX", "DEV")}, (), "are needed: widen hosts.types"),
         ({}, ("arcs.theta_e_arcsec=[3,1]",), "theta_e_arcsec is (smallest, largest)"),
         ({}, ("arcs.arc_snr=[0,1]",), "arc_snr is"),
         ({}, ("injected_fraction=1",), "injected_fraction"),
@@ -270,6 +275,7 @@ def test_what_cannot_be_injected_is_refused_in_one_sentence(
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: ")
     assert sentence in said
+    assert "np." not in said
     assert not (tmp_path / "out").exists()
 
 

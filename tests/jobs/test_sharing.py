@@ -18,6 +18,7 @@ from ray_train.core.images import ImageRecipe  # noqa: E402
 from ray_train.core.memory import StepNeed  # noqa: E402
 from ray_train.sharing import ActorLender, Holder, end_holders, holder_name, start_holders  # noqa: E402
 from ray_train.stamps import group_reader, stamp_table  # noqa: E402
+from ray_train.training import deal_out  # noqa: E402
 from tests.faults.training_runs import write_manifest  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -80,6 +81,14 @@ def test_two_processes_see_the_same_memory(lender, manifest):
     assert ray.get(change.remote(lender("two"), manifest))
     assert lent[0, 0, 0, 0] == 12345.0
     assert any("torch_" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def test_rows_that_are_dealt_out_anew_are_other_stamps(lender, manifest):
+    dealt = deal_out(manifest, seed=4)
+    plain, other = (lender("one").borrow(rows, rows.layout(), RECIPE, SMALL) for rows in (manifest, dealt))
+    for lent, rows in ((plain, manifest), (other, dealt)):
+        for split, tensor in lent.items():
+            assert torch.equal(tensor, read(rows, split))
 
 
 def test_stamps_that_leave_no_room_to_train_are_not_lent(lender, manifest):

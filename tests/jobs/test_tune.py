@@ -91,13 +91,19 @@ def test_a_search_by_optuna_draws_cells_and_trains_each_with_every_seed(study, m
     assert len({row["cell"] for row in rows.values()}) == 3
 
 
+def test_a_search_goes_on_when_a_trial_fails(study, manifest):
+    axes = {"optimizer.lr": [3e-3, 1e30]}
+    folder = study({"manifest": manifest}, axes=axes, seeds=[1], search={"name": "optuna", "num_cells": 6})
+    assert {row["status"] for row in results(folder).values()} == {"done", "failed"}
+
+
 def test_a_population_changes_its_settings_and_every_member_is_a_run_with_its_present_ones(study, manifest):
     mutations = {"optimizer.lr": {"low": 1e-8, "high": 3e-2, "log": True}}
     folder = study(
         {"manifest": manifest},
         {"epochs": 4},
-        axes={"images.augment": ["d4", "none"]},
-        seeds=[1, 2],
+        axes={"images.augment": ["d4"]},
+        seeds=[1, 2, 3, 4],
         scheduler={"name": "pbt", "perturb_epochs": 2, "mutations": mutations},
         execution={"concurrent": 4, "cpus_per_trial": 0.5},
     )
@@ -108,6 +114,7 @@ def test_a_population_changes_its_settings_and_every_member_is_a_run_with_its_pr
         config = yaml.safe_load((folder / "trials" / name / "config.yaml").read_text())
         assert config["optimizer"]["lr"] == pytest.approx(history[-1]["keys"]["optimizer.lr"])
         assert 1e-8 <= config["optimizer"]["lr"] <= 3e-2
+        assert all(entry["from_epoch"] < 4 for entry in history)  # who is at the end stays what it is
 
 
 def test_failures_are_rows_and_retry_trains_them_again(study, manifest, tmp_path):
@@ -137,8 +144,10 @@ def test_a_study_of_which_nothing_comes_fails_with_a_reason(manifest, tmp_path, 
 
 
 MASKED_TRAINING = {
-    "epochs": 8,
+    "epochs": 3,
+    "model": {"arch": "resnet18"},
     "images": {"normalisation": "residual", "crop": 63},
+    "optimizer": {"lr": 1e-3},
     "batch": {"micro_batch": 32, "accumulation": 1},
     "schedule": {"name": "cosine"},
     "execution": {"runtime": "local"},
@@ -177,7 +186,7 @@ class TestTheMaskingStudy:
         assert set(rows) == {"A1-s1", "B1-s1"}  # the tree did not ask for the others
         assert float(rows["B1-s1"]["best_val_auroc"]) > 0.9
         assert all(row["test_auroc"] == "" for row in rows.values())
-        final = read_trial(str(folder / "trials" / "winner" / "metrics.json"))
+        final = read_trial(str(folder / "trials" / "winner-B1" / "metrics.json"))
         assert final.seed == 7
         assert final.test_auroc > 0.9
 

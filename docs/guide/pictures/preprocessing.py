@@ -701,7 +701,6 @@ def deviation(values: torch.Tensor) -> torch.Tensor:
 def pair_numbers(examples: Examples) -> dict[str, Any]:
     """What tells paired labels apart without looking for an arc."""
     scatter, labels = difference_scatter(examples), examples.pair_labels
-    folds = gates.make_folds(labels, examples.pair_groups, SEED)
     out: dict[str, Any] = {
         "pairs": {"label 1": int(labels.sum()), "label 0": int((labels == 0).sum())},
         "pairs: AUC of the scatter of the difference": round(float(roc_auc_score(labels, -scatter)), 4),
@@ -713,19 +712,35 @@ def pair_numbers(examples: Examples) -> dict[str, Any]:
         out[f"pairs: scatter of label {label}, 5, 50, 95%"] = (
             np.percentile(scatter[labels == label], [5, 50, 95]).round(4).tolist()
         )
-    own = torch.from_numpy(labels == 1)
-    twice = examples.pairs.clone()
-    twice[own, ..., :3] = twice[own, ..., 3:]
-    arcless = replace(examples, pairs=twice)
-    for what, of in (("", examples), (", label 1 without its arcs", arcless)):
-        x = prepared_pairs(of, slice(None)).permute(0, 2, 3, 1).numpy()
-        table = features.pair_differences(x, pairs_of(of.pair_layout.bands))
-        for learner in ("logistic", "trees"):
-            scores = gates.out_of_fold(table, labels, folds, learner, SEED)
-            judged = np.isfinite(scores)
-            found = round(float(roc_auc_score(labels[judged], scores[judged])), 3)
-            out[f"pairs: AUC of the gate's features, {learner}{what}"] = found
-    return out
+    arcless, identical = examples.pairs.clone(), examples.pairs[labels == 0]
+    arcless[labels == 1, ..., :3] = arcless[labels == 1, ..., 3:]
+    identical = torch.cat([identical[..., :3], identical[..., :3]], dim=-1)
+    with_identical = replace(
+        examples,
+        pairs=torch.cat([examples.pairs, identical]),
+        pair_labels=np.append(labels, np.zeros(len(identical), np.int64)),
+        pair_groups=np.append(examples.pair_groups, examples.pair_groups[labels == 0]),
+    )
+    return (
+        out
+        | gate_numbers(examples, "")
+        | gate_numbers(replace(examples, pairs=arcless), ", label 1 without its arcs")
+        | gate_numbers(with_identical, ", label 0 also with itself as control")
+    )
+
+
+def gate_numbers(examples: Examples, what: str) -> dict[str, float]:
+    """AUC of the features of the gate `Pairs`, by learner."""
+    labels, found = examples.pair_labels, {}
+    x = prepared_pairs(examples, slice(None)).permute(0, 2, 3, 1).numpy()
+    table = features.pair_differences(x, pairs_of(examples.pair_layout.bands))
+    folds = gates.make_folds(labels, examples.pair_groups, SEED)
+    for learner in ("logistic", "trees"):
+        scores = gates.out_of_fold(table, labels, folds, learner, SEED)
+        judged = np.isfinite(scores)
+        auc = float(roc_auc_score(labels[judged], scores[judged]))
+        found[f"pairs: AUC of the gate's features, {learner}{what}"] = round(auc, 3)
+    return found
 
 
 def plane_of_pairs(examples: Examples, member: int) -> torch.Tensor:

@@ -130,7 +130,7 @@ def test_each_seed_is_asked_what_it_would_decide_alone():
     assert found.branch == "SUCCESS"
     assert found.stability.by_seed == {1: ("SUCCESS", "B1"), 2: ("SUCCESS", "B1"), 3: ("ACCEPTABLE", "B1")}
     assert found.stability.sentence.startswith("The decision holds in 2 of 3 seeds (seed 3: ACCEPTABLE).")
-    assert any("holds the limit 0.60" in sentence for sentence in found.stability.close)
+    assert any("holds the limit 0.6." in sentence for sentence in found.stability.close)
     assert decide({"B1": seeds[:1]}, CONFIG).stability.sentence.startswith("One seed")
 
 
@@ -138,3 +138,47 @@ def test_a_gate_whose_own_interval_holds_a_limit_is_close_also_with_one_seed():
     near = replace(GOOD, core_gate_low=0.52, core_gate_high=0.61)
     assert len(decide({"B1": [near]}, CONFIG).stability.close) == 1
     assert decide({"B1": [replace(near, core_gate_high=0.58)]}, CONFIG).stability.close == ()
+
+
+def test_a_seed_that_lacks_an_arm_which_the_tree_asks_for_is_incomplete_and_not_counted():
+    three = {arm: [replace(own[0], seed=seed) for seed in (1, 2, 3)] for arm, own in masked().items()}
+    del three["B3"][1]
+    found = decide(three, CONFIG).stability
+    assert (set(found.by_seed), found.incomplete, found.holding) == ({1, 3}, (2,), 2)
+    assert found.sentence.startswith("The decision holds in 2 of 2 seeds (seed 2 is incomplete).")
+    one = decide(three | {"B1": three["B1"][:2]}, CONFIG).stability
+    assert one.incomplete == (2, 3)
+    assert one.sentence.startswith("One complete seed (seed 2 is incomplete, seed 3 is incomplete): how")
+    assert decide(masked() | {"B3": []}, CONFIG).stability.sentence == "No seed to judge it by: seed 1 is incomplete."
+
+
+def test_an_arm_that_no_seed_needs_makes_none_incomplete():
+    arms = {"A1": [], "B1": [replace(GOOD, seed=seed) for seed in (1, 2)], "B2": [GOOD]}
+    assert decide(arms, CONFIG).stability.incomplete == ()
+
+
+def test_a_figure_that_a_finished_training_did_not_measure_leaves_its_seed_undecided_not_incomplete():
+    found = decide({"B1": [GOOD, replace(GOOD, seed=2, core_gate_auc=None)]}, CONFIG).stability
+    assert (found.by_seed[2], found.incomplete) == (("UNDECIDED", None), ())
+
+
+@pytest.mark.parametrize(
+    ("figure", "near", "limit"),
+    [("core_gate_auc", 0.595, 0.6), ("core_reliance", 0.029, 0.03), ("theta_e_spread", 0.149, 0.15),
+     ("worst_theta_e_auc", 0.801, 0.8), ("val_auc", 0.901, 0.9)],
+)  # fmt: skip
+def test_every_criterion_of_the_masked_arm_that_wins_or_was_preferred_warns_of_a_near_limit(figure, near, limit):
+    def seeds(one):
+        return [replace(one, seed=seed) for seed in (1, 2, 3)]
+
+    def scattered(by):
+        return [replace(GOOD, seed=seed, **{figure: near + shift}) for seed, shift in enumerate((-by, 0.0, by), 1)]
+
+    arms = {arm: seeds(own[0]) for arm, own in masked().items()}
+    [told] = decide(arms | {"B3": scattered(0.01)}, CONFIG).stability.close
+    assert " of B3" in told
+    assert f"holds the limit {limit:g}." in told
+    assert ("over seeds; the same objects in all" in told) == (figure != "core_gate_auc")
+    failing = [replace(one, **{figure: 2 * limit - getattr(one, figure)}) for one in scattered(0.01)]
+    assert len(decide(arms | {"B3": failing}, CONFIG).stability.close) == 1
+    assert decide(arms | {"B2": scattered(0.01)}, CONFIG).stability.close == ()  # neither wins nor was preferred

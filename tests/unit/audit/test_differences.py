@@ -30,7 +30,7 @@ def test_with_one_seed_and_the_same_objects_it_is_delongs_paired_result(seed):
     assert (found.value, found.low, found.high, found.p_value) == pytest.approx(
         (theirs.value, theirs.low, theirs.high, theirs.p_value)
     )
-    assert (found.shared_positive, found.shared_negative, found.error_seeds) == (40, 90, None)
+    assert (found.shared_positive, found.shared_negative, found.error_per_seed) == (40, 90, None)
     assert found.note == "one seed: its spread is not measured"
 
 
@@ -77,15 +77,15 @@ def test_cells_are_compared_over_the_seeds_that_both_finished():
     ]
     trials += [trial("B2", 4, auc=0.97), trial("B4", 1, status="failed", reason="no memory"), trial("A1", 9, auc=0.9)]
     trials += [trial("B3", 5, auc=0.5, status="stopped")]
-    found = compare(trials, validation_scores(trials), "masking=B1")
-    assert list(found) == ["masking=B2", "masking=B3", "masking=B4", "masking=A1"]
-    assert found["masking=B2"].seeds == found["masking=B3"].seeds == (1, 2, 3)
-    assert found["masking=B2"].low > 0
-    assert found["masking=B4"].note == "no finished training of masking=B4"
-    assert found["masking=A1"].note == "no seed in common with masking=B1"
-    tested = [found[f"masking={arm}"] for arm in ("B2", "B3")]
+    found = compare(trials, validation_scores(trials), "B1")
+    assert list(found) == ["B2", "B3", "B4", "A1"]
+    assert found["B2"].seeds == found["B3"].seeds == (1, 2, 3)
+    assert found["B2"].low > 0
+    assert found["B4"].note == "no finished training of B4"
+    assert found["A1"].note == "no seed in common with B1"
+    tested = [found[arm] for arm in ("B2", "B3")]
     assert [one.p_holm for one in tested] == pytest.approx(holm([one.p_value for one in tested]).tolist())
-    assert {one.note for one in compare(trials, {}, "masking=B1").values()} == {"no finished training of masking=B1"}
+    assert {one.note for one in compare(trials, {}, "B1").values()} == {"no finished training of B1"}
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_cells_are_compared_over_the_seeds_that_both_finished():
     ],
 )
 def test_scores_that_allow_no_auc_are_refused_by_name(scores, told):
-    with pytest.raises(InputError, match=f"masking=B1,seed=1.*{told}"):
-        judged(scores, "masking=B1,seed=1")
+    with pytest.raises(InputError, match=f"B1-s1.*{told}"):
+        judged(scores, "B1-s1")
 
 
 def simulated(seed, seeds, shared, spread):

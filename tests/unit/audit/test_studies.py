@@ -21,7 +21,7 @@ def written(folder, values):
 
 def test_a_trial_is_read_with_all_its_figures(tmp_path):
     found = read_trial(written(tmp_path, trial_json("B1", 2, auc=0.93, core=0.58, reliance=0.02)))
-    assert (found.trial, found.cell, found.seed, found.status) == ("masking=B1,seed=2", "masking=B1", 2, "done")
+    assert (found.trial, found.cell, found.seed, found.status) == ("B1-s2", "B1", 2, "done")
     assert (found.best_val_auroc, found.final_core_lr_auc, found.core_reliance) == (0.93, 0.58, 0.02)
     assert [point.radius for point in found.core_sensitivity or ()] == [0, 3, 5, 7, 10, 15]
     assert found.test_auroc is None
@@ -84,12 +84,12 @@ def test_a_cell_counts_every_seed_and_averages_those_done():
         trial("B1", 4, status="failed", reason="no memory"), trial("B2", 1),
     ]  # fmt: skip
     found = cells(trials)
-    assert list(found) == ["masking=B1", "masking=B2"]
-    cell = found["masking=B1"]
+    assert list(found) == ["B1", "B2"]
+    cell = found["B1"]
     assert (cell.done, cell.stopped, cell.failed) == ((1, 2), (3,), (4,))
     assert cell.figures["best_val_auroc"].mean == pytest.approx(0.92)
     assert cell.cost.seconds == pytest.approx(sum(one.cost.seconds for one in trials[:4]))
-    assert found["masking=B2"].figures["best_val_auroc"].sd is None
+    assert found["B2"].figures["best_val_auroc"].sd is None
 
 
 def test_costs_that_are_not_known_are_counted():

@@ -20,6 +20,8 @@ from ray_train import gates
 from ray_train.core.images import ImageRecipe
 from tests import planted
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("sample_size=240", "resamples=100", "images.normalisation=identity", "caliper=1")
 
 SMALL = "images.crop=31"  # no sky in what the network sees, and less to measure

@@ -18,6 +18,8 @@ from lensdata.config.training import TrainingConfig
 from ray_train.core.images import ImageRecipe
 from tests.injected import injected_set
 
+pytestmark = pytest.mark.slow
+
 GUIDE = Path(__file__).parents[3] / "docs" / "guide" / "preprocessing.md"
 SCRIPT = GUIDE.parent / "pictures" / "preprocessing.py"
 

@@ -22,8 +22,9 @@ from ray_train.run_folder import RunFolder
 from ray_train.study import grid, trial_of
 from ray_train.study_results import collect, validation_scores
 from ray_train.training import deal_out
-from ray_train.trial import FAILED, record_stop, run_trial
+from ray_train.trial import FAILED, record_failure, record_stop, run_trial
 from tests.faults.training_runs import write_manifest
+from tests.trials import trial
 
 TRAINING = {
     "epochs": 2,
@@ -198,3 +199,82 @@ def test_a_split_that_does_not_exist_is_refused():
 def test_the_failures_have_a_folder_of_their_own(study):
     workshop, _ = study
     assert not storage.exists(storage.join(workshop.study, FAILED))
+
+
+def test_an_interrupted_second_stage_is_gone_through_as_a_whole(manifest, tmp_path, monkeypatch):
+    arms = {arm: {"inputs.manifest": "set"} for arm in ("A1", "B1", "B2", "B3", "B4")}
+    config = {"axes": {"masking": arms}, "training": TRAINING, "seeds": [1, 2], "decision": {}}
+    (tmp_path / "study.yaml").write_text(json.dumps(config))
+    shortcut = {"final_core_lr_auc": 0.9, "core_reliance": 0.0}
+    done = [trial(arm, seed, **shortcut) for arm in ("A1", "B1") for seed in (1, 2)]
+    done += [trial(arm, 1, **shortcut) for arm in ("B2", "B3", "B4")]  # the second seed was not reached
+    asked = []
+    monkeypatch.setattr(tune, "collect", lambda study, order=(): done)
+    monkeypatch.setattr(tune, "train_cells", lambda workshop, cells: asked.append([cell.name for cell in cells]))
+    monkeypatch.setattr(tune, "write_study", lambda folder, found: None)
+    monkeypatch.setattr(tune, "study_of", lambda *parts: None)
+    argv = ["--config", str(tmp_path / "study.yaml"), "--output", str(tmp_path / "out")]
+    assert tune.main([*argv, f"inputs.manifests.set={manifest}"]) == 0
+    assert asked == [["A1", "B1"], ["B2", "B3", "B4"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"mutations": {"images.crop": [31, 32]}}, "scheduler.mutations.images.crop: only optimizer.lr"),
+        ({"mutations": {"optimizer.lr": []}}, "optimizer.lr"),
+        ({"mutations": {"optimizer.lr": ["fast"]}}, "optimizer.lr"),
+        ({"mutations": {"optimizer.lr": {"low": -1, "high": 1}}}, "optimizer.lr"),
+        ({"mutations": {"optimizer.weight_decay": [0.1]}, "cells": 2}, "needs one cell"),
+        ({"mutations": {"optimizer.weight_decay": [0.1]}, "seeds": [1]}, "needs one cell, whose seeds"),
+    ],
+)
+def test_a_population_that_cannot_be_is_refused(manifest, tmp_path, settings, sentence):
+    scheduler = {"name": "pbt", "mutations": settings["mutations"]}
+    axes = {"images.augment": ["d4", "none"][: settings.get("cells", 1)]}
+    seeds = settings.get("seeds", [1, 2, 3, 4])
+    config = validate(
+        StudyConfig, {"axes": axes, "training": TRAINING, "scheduler": scheduler, "seeds": seeds}, "study"
+    )
+    with pytest.raises(InputError) as error:
+        tune.check(tune.workshop_of(config, {"manifest": manifest}, str(tmp_path / "study"), None))
+    assert sentence in str(error.value)
+
+
+def test_more_than_the_machine_has_is_refused_before_ray_starts(manifest, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for execution in ({"cpus_per_trial": 4096}, {"gpus_per_trial": 99}):
+        (tmp_path / "study.yaml").write_text(
+            json.dumps({"axes": {"arm": ARMS}, "training": TRAINING, "execution": execution})
+        )
+        argv = [
+            "--config",
+            str(tmp_path / "study.yaml"),
+            "--output",
+            str(tmp_path / "out"),
+            f"inputs.manifest={manifest}",
+        ]
+        assert tune.main(argv) == 2
+        assert f"execution.{next(iter(execution))} is" in capsys.readouterr().err
+
+
+def test_a_winner_needs_its_full_manifest(manifest, tmp_path):
+    arms = {arm: {"inputs.manifest": "set"} for arm in ("A1", "B1", "B2", "B3", "B4")}
+    values = {
+        "axes": {"masking": arms},
+        "training": TRAINING,
+        "decision": {},
+        "winner": {"manifests": {"other": "full"}},
+    }
+    config = validate(StudyConfig, values, "study")
+    with pytest.raises(InputError, match="no entry for set, the manifest of cell A1"):
+        tune.check(tune.workshop_of(config, {"manifests.set": manifest}, str(tmp_path / "study"), None))
+
+
+def test_a_trial_that_failed_is_not_trained_again_unless_asked(manifest, tmp_path):
+    config = validate(StudyConfig, {"axes": {"arm": ARMS}, "training": TRAINING, "seeds": [1]}, "study")
+    workshop = tune.workshop_of(config, {"manifest": manifest}, str(tmp_path / "study"), None)
+    task = workshop.task(trial_of(config, grid(config.axes)[0], 1))
+    record_failure(task, "for a test")
+    run_trial(task)
+    assert not storage.exists(task.metrics)

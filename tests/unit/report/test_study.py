@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from html import unescape
 from io import StringIO
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lensdata.audit.decision import decide
+from lensdata.audit.decision import ArmFigures, decide
 from lensdata.audit.studies import arm_figures
 from lensdata.config.tuning import DecisionConfig
 from lensdata.errors import InputError
 from lensdata.report.study import Study, draw, markdown, render, results, write_study
 from lensdata.report.study_screen import TrialLine, study_table
+from lensdata.report.study_tables import of_steps
 from tests import browser
 from tests.trials import trial, validation_scores
 
@@ -55,7 +57,7 @@ def masking_study():
         winner=winner,
         provenance={"commit": "0123abc", "manifests": {"paired": "aa11", "unpaired": None}},
     )
-    return replace(found, reference="masking=B1")
+    return replace(found, reference="B1")
 
 
 def grid_study():
@@ -118,7 +120,7 @@ def test_every_study_gets_the_pictures_that_it_allows_and_a_whole_page(kind):
     page = render(found, drawn)
     assert page.count('<figure class="plot" role="img" aria-label="') == page.count("<svg") == len(drawn)
     assert "<script" not in page
-    assert all(one.trial in unescape(page.replace("<wbr>", "")) for one in found.trials)
+    assert all(one.trial in unescape(re.sub("<wbr>|</?span[^>]*>", "", page)) for one in found.trials)
 
 
 def test_the_same_results_give_the_same_bytes_in_whatever_order_they_came(written, tmp_path):
@@ -136,7 +138,7 @@ def test_the_text_tells_decision_cells_differences_winner_and_failures():
     text = markdown(results(masking_study()))
     assert "**MASKED_ARM** Use B3: it passes every criterion." in text
     assert "The decision holds in " in text
-    assert "## Differences from masking=B1" in text
+    assert "## Differences from B1" in text
     assert "| test AUC " in text
     assert "PASS" in text
     assert "CUDA out of memory \\| lower batch_size." in text  # the stroke does not end the cell
@@ -176,10 +178,10 @@ def test_a_row_per_trial_and_one_per_cell_come_back_from_the_csv(written):
     assert trials[0]["auc_theta_e_0.5_0.75_n"] == "12"
     assert trials[-2]["reason"] == "CUDA out of memory | lower batch_size."
     cells = {row["cell"]: row for row in csv.DictReader(StringIO((folder / "experiment_cells.csv").read_text()))}
-    assert list(cells) == [f"masking={arm}" for arm in ARMS]
-    assert (cells["masking=B4"]["seeds_done"], cells["masking=B4"]["seeds_failed"]) == ("2", "1")
-    assert cells["masking=B1"]["difference_value"] == ""
-    assert float(cells["masking=B2"]["difference_value"]) == pytest.approx(found.differences["masking=B2"].value)
+    assert list(cells) == list(ARMS)
+    assert (cells["B4"]["seeds_done"], cells["B4"]["seeds_failed"]) == ("2", "1")
+    assert cells["B1"]["difference_value"] == ""
+    assert float(cells["B2"]["difference_value"]) == pytest.approx(found.differences["B2"].value)
 
 
 def test_the_decision_is_written_with_its_steps_and_its_stability(written):
@@ -196,7 +198,7 @@ def test_a_study_whose_trials_are_another_studys_is_refused():
     study = grid_study()
     with pytest.raises(InputError, match="has no variant of masking, an axis of study example"):
         results(replace(study, axes={"masking": ("B1",)}))
-    with pytest.raises(InputError, match="two trials called architecture=resnet18,cleaning=none,seed=1"):
+    with pytest.raises(InputError, match="two trials called resnet18_none-s1"):
         results(replace(study, trials=[*study.trials, study.trials[0]]))
 
 
@@ -219,14 +221,57 @@ def test_the_table_of_the_terminal_fits_and_hides_nothing(kind, width):
 def test_a_live_table_keeps_what_runs_and_counts_what_is_not_shown():
     lines = [
         *masking_study().trials,
-        TrialLine("masking=B5,seed=1", "running", 3, 0.81),
-        TrialLine("masking=B5,seed=2"),
+        TrialLine("B5-s1", "running", 3, 0.81),
+        TrialLine("B5-s2"),
     ]
     text = shown(lines, 80, rows_max=4)
-    assert "masking=B5,seed=1" in text
-    assert "masking=B4,seed=2" in text  # failed
-    assert "masking=B5,seed=2" not in text
+    assert "B5-s1" in text
+    assert "B4-s2" in text  # failed
+    assert "B5-s2" not in text
     assert "14 done, 1 running, 1 failed, 1 waiting; 13 not shown" in " ".join(text.split())
+
+
+def test_an_epoch_says_what_it_is():
+    text = shown([TrialLine("B1-s1", "running", 4, 0.8), TrialLine("B1-s2", "done", 3, 0.9), TrialLine("B1-s3")], 80)
+    assert ["4 done" in text, "best 3" in text] == [True, True]
+
+
+def test_a_long_name_is_broken_between_axes_and_never_elsewhere():
+    trials = [trial({"a": "resnet18-wide", "b": "no-cleaning-at-all", "c": "d4"}, seed) for seed in (1, 2)]
+    found = results(study_of(trials, {"a": ("resnet18-wide",), "b": ("no-cleaning-at-all",), "c": ("d4",)}))
+    page = render(found, draw(found))
+    spans = [f'<span class="nowrap">{part}</span>' for part in ("resnet18-wide_", "no-cleaning-at-all_", "d4-s1")]
+    assert "<wbr>".join(spans) in page
+    assert "resnet18-wide_ " in shown(trials, 80)
+    assert '<th scope="row"><span class="nowrap">B1-s1</span></th>' in render(results(bare_study()), {})
+
+
+def test_a_cell_with_other_negatives_is_not_called_better_or_worse():
+    trials = [trial(arm, seed, auc=auc) for arm, auc in (("B1", 0.8), ("B2", 0.97), ("A1", 0.97)) for seed in (1, 2, 3)]
+    scores = validation_scores(trials)
+    for seed in (1, 2, 3):
+        ids, label, logit = scores[f"A1-s{seed}"]
+        scores[f"A1-s{seed}"] = (np.where(np.asarray(label) == 0, np.asarray(ids) + 1, ids), label, logit)
+    study = Study("example", {"masking": ("A1", "B1", "B2")}, (1, 2, 3), "B1", trials, scores)
+    found = results(study)
+    a1, b2 = found.differences["A1"], found.differences["B2"]
+    assert (a1.note, a1.p_holm, a1.same_task) == ("other negatives: not the same task", None, False)
+    assert b2.p_holm == b2.p_value < 0.05
+    text = markdown(found)
+    assert "1 of 1 other cells differ from B1" in text
+    assert "Judged on another task than B1 and not compared with it: A1." in text
+    assert [line.split("|")[2].strip() for line in text.splitlines() if re.match(r"\| A1 .*: 0 \|$", line)] == [a1.note]
+
+
+def test_limits_are_told_as_they_were_set_and_values_stand_on_their_side():
+    rule = DecisionConfig(core_gate_success=0.501, reliance_success=0.0275)
+    decision = decide({"A1": [], "B1": [ArmFigures(1, core_gate_auc=0.501004, core_reliance=0.01)]}, rule)
+    table = of_steps(decision)
+    assert [(row[2], row[3], row[4]) for row in table.rows[:2]] == [
+        ("no", "0.501004", "< 0.501"),
+        ("yes", "0.0100", "< 0.0275"),
+    ]
+    assert decision.steps[0].sentence == "core gate AUC of B1 is 0.501004, not below 0.501"
 
 
 @pytest.mark.browser
