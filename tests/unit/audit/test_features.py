@@ -218,5 +218,5 @@ def test_pairs_are_seen_where_the_bands_have_controls() -> None:
     stamps = noise(planes=6)
     bands = ("g", "r", "z", "g_ctrl", "r_ctrl", "z_ctrl")
     found = features.of_prepared(stamps, bands)["pair"]
-    assert found.shape == (4, 9)
+    assert found.shape == (4, 12)
     assert found[1, 2] == pytest.approx(float((stamps[1, ..., 0] - stamps[1, ..., 3]).mean()), abs=1e-6)

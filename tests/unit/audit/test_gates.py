@@ -117,6 +117,7 @@ PLANTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plant", "caught"), PLANTS)
 def test_a_planted_shortcut_fails_its_own_gate_and_no_other(
     clean: planted.Planted, plant: Callable[[planted.Planted], planted.Planted], caught: set[str]

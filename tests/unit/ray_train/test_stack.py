@@ -24,6 +24,8 @@ from ray_train import stack, stacking
 from ray_train.training import write_part
 from tests.unit.ray_train.test_train import run
 
+pytestmark = pytest.mark.slow  # in CI by name
+
 MEMBERS = ["one", "two"]
 SMALL = StackConfig(folds=3, resamples=500, fpr_levels=(0.1, 0.03), features=("nobs_z",))
 

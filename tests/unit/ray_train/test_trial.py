@@ -26,6 +26,8 @@ from ray_train.trial import FAILED, record_failure, record_stop, run_trial
 from tests.faults.training_runs import write_manifest
 from tests.trials import trial
 
+pytestmark = pytest.mark.slow  # in CI by name
+
 TRAINING = {
     "epochs": 2,
     "images": {"normalisation": "identity"},

@@ -23,6 +23,8 @@ from lensdata.report.study_tables import of_steps
 from tests import browser
 from tests.trials import trial, validation_scores
 
+pytestmark = pytest.mark.slow  # in CI by name
+
 ARMS = {
     "A1": (0.96, 0.70, 0.06),
     "B1": (0.935, 0.67, 0.035),
