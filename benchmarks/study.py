@@ -1,10 +1,11 @@
 """What a study costs beside the trainings it is made of, and what one copy of the stamps saves.
 
-    python benchmarks/study.py [--stamps 512] [--shared-stamps 8192] [--epochs 3] [--repeat 2]
+    python benchmarks/study.py [--stamps 512] [--shared-stamps 8192] [--epochs 3] [--repeat 2] [--only sharing]
 
 First the same training by `ray_train.train` and as one and as three trials of a study, each in processes of its own: seconds per
 epoch, and seconds in all. Then two trials at once that share one resident copy, and two with a copy each: memory of all processes
-together (proportional set size, where shared pages count once) and stamps per second, of a network so small that stamps matter.
+together while both train (proportional set size, where shared pages count once) and stamps per second, of a network so small that
+stamps matter.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import yaml
-from processes import Measured, measure
+from processes import INTERVAL_S, Measured, look, measure
 
 SIZE = 64
 TRAINING = {
@@ -74,8 +76,23 @@ def study(
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(config))
     line = ["-m", "ray_train.tune", "--config", str(folder / "study.yaml"), "--output", str(folder / "study")]
-    took = measure([sys.executable, *line, f"inputs.manifest={manifest}"])
-    return took, [records(path) for path in sorted((folder / "study" / "trials").iterdir())]
+    command = [sys.executable, *line, f"inputs.manifest={manifest}"]
+    trials = folder / "study" / "trials"
+    took = measure(command) if concurrent == 1 else while_training(command, trials, epochs)
+    return took, [records(path) for path in sorted(trials.iterdir())]
+
+
+def while_training(command: list[str], trials: Path, epochs: int) -> Measured:
+    """The command with, as its memory, the mean while all trials are between their first epoch and their last."""
+    process, seen, cpu = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), [], {}
+    while process.poll() is None:
+        time.sleep(INTERVAL_S)
+        done = [len(path.read_text().splitlines()) for path in trials.glob("*/metrics.jsonl")]
+        if len(done) > 1 and all(1 <= number < epochs for number in done):
+            seen.append(look(process.pid, cpu))
+    if process.returncode or not seen:
+        raise SystemExit(f"the study failed, or its epochs are too short to look at: {process.returncode}")
+    return Measured(0.0, 0.0, int(np.mean(seen)), "")
 
 
 def records(run: Path) -> list[dict[str, float]]:
@@ -95,11 +112,14 @@ def main() -> None:
     parser.add_argument("--shared-stamps", type=int, default=8192, help="of the trials that share")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=2, help="best of so many")
+    parser.add_argument("--only", choices=["overhead", "sharing"], help="one of the two tables")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        overhead(root, stamps(root / "few", options.stamps), options)
-        sharing(root, stamps(root / "many", options.shared_stamps), options)
+        if options.only != "sharing":
+            overhead(root, stamps(root / "few", options.stamps), options)
+        if options.only != "overhead":
+            sharing(root, stamps(root / "many", options.shared_stamps), options)
 
 
 def overhead(root: Path, manifest: Path, options: argparse.Namespace) -> None:
