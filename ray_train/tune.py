@@ -205,7 +205,9 @@ def check_mutations(config: StudyConfig, cells: Sequence[Cell]) -> None:
     for key, values in config.scheduler.mutations.items():
         if key not in MUTABLE or key in cells[0].overrides:
             raise InputError(f"scheduler.mutations.{key}: only {', '.join(MUTABLE)} can change, and no key of an axis.")
-        for value in [values.low, values.high] if isinstance(values, RangeConfig) else values or ["nothing"]:
+        if values == []:
+            raise InputError(f"scheduler.mutations.{key} is empty; give it values or low and high.")
+        for value in [values.low, values.high] if isinstance(values, RangeConfig) else values:
             load_config(TrainingConfig, None, {**config.training.model_dump(mode="json"), key: value})
 
 
