@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench clean install
+.PHONY: demo test test-all lint audit bench clean install
 
 install: .venv/.installed
 
@@ -29,6 +29,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --recursive --severity-level medium --configfile pyproject.toml infra lensdata ray_train spark_jobs
+
+# Known vulnerabilities of the locked packages; asks the index for its advisories, so it needs a network.
+audit: install
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.9"
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 bench: install
 	$(BIN)/python benchmarks/catalogue.py

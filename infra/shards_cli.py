@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+
+from rich.progress import Progress
 
 from lensdata import storage
 from lensdata.errors import InputError
 from lensdata.shards import compaction, folders, maintenance, verification
+from lensdata.shards import sync as syncing
 from lensdata.shards.layout import SURVEY_LAYOUT, ImageLayout
 from lensdata.shards.writer import DEFAULT_GROUP_ROWS, DEFAULT_TARGET_BYTES
 from lensdata.steps import EXIT_DONE, EXIT_FAILED
@@ -23,7 +28,7 @@ QUALITY_COLUMNS = ("missing_frac", "saturated_frac", "edge_score")
 
 
 def add_parsers(commands: Any) -> None:
-    """Add ``shards`` and its six commands to the console command's subparsers."""
+    """Add ``shards`` and its seven commands to the console command's subparsers."""
     shards = commands.add_parser("shards", help="verify, list, show, export, import or compact folders of stamps")
     known = shards.add_subparsers(required=True, metavar="COMMAND")
 
@@ -54,6 +59,15 @@ def add_parsers(commands: Any) -> None:
     )
     pack = _command(known, "compact", _compact, "pack many small files into few of 64 to 256 MB")
     pack.add_argument("out", metavar="OUT", help="new folder, local or s3://")
+    sync = _command(
+        known,
+        "sync",
+        _sync,
+        "copy a finished folder to a local disk, checked and resumable",
+        folder="finished folder; local or s3://",
+    )
+    sync.add_argument("out", metavar="OUT", type=Path, help="new local folder, or one that an interrupted copy began")
+    sync.add_argument("--workers", type=int, default=8, help="files copied at once (%(default)s)")
     for command in (bring, pack):
         command.add_argument(
             "--shard-mb", type=int, default=DEFAULT_TARGET_BYTES // MIB, help="file size (%(default)s)"
@@ -61,6 +75,19 @@ def add_parsers(commands: Any) -> None:
         command.add_argument(
             "--row-group", type=int, default=DEFAULT_GROUP_ROWS, help="stamps per row group (%(default)s)"
         )
+
+
+def _sync(args: argparse.Namespace) -> int:
+    with Progress(disable=not sys.stdout.isatty(), transient=True) as bar:
+        task = bar.add_task("copying", total=None)
+        made = syncing.sync_folder(
+            args.folder, args.out, workers=args.workers,
+            seen=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+    print(
+        f"{made.files} files in {args.out}: {made.present} were there, {made.fetched_bytes / MB:.1f} MB copied and checked"
+    )
+    return EXIT_DONE
 
 
 def _command(

@@ -137,19 +137,30 @@ def cache_folder(wanted: str | None, run: str) -> Path:
     InputError
         It cannot be made, or is not on this machine.
     """
-    if wanted is not None and "://" in wanted:
-        raise InputError(f"execution.cache {wanted} must be a folder of this machine: its files are mapped to memory.")
     if wanted is not None:
-        folder = Path(wanted)
-    elif storage.is_s3(run):
+        return local_folder("execution.cache", wanted)
+    if storage.is_s3(run):
         folder = Path(tempfile.gettempdir()) / f"lensdata-stamps-{hashlib.sha256(run.encode()).hexdigest()[:16]}"
     else:
         folder = storage.local_path(run) / "prepared"
+    return local_folder("the folder of prepared stamps", str(folder))
+
+
+def local_folder(key: str, wanted: str) -> Path:
+    """A folder of this machine, made if needed.
+
+    Raises
+    ------
+    InputError
+        It cannot be made, or is not on this machine.
+    """
+    if "://" in wanted:
+        raise InputError(f"{key} {wanted} must be a folder of this machine.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(wanted).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"execution.cache {folder} cannot be made a folder ({error.strerror}).") from error
-    return folder
+        raise InputError(f"{key} {wanted} cannot be made a folder ({error.strerror}).") from error
+    return Path(wanted)
 
 
 def check_images(recipe: ImageRecipe, layout: ImageLayout) -> None:

@@ -20,6 +20,7 @@ from lensdata.errors import InputError
 from lensdata.hashing import splitmix64
 from lensdata.shards.layout import ImageLayout
 from lensdata.shards.manifests import SPLITS, Manifest, read_manifest, require_classes
+from lensdata.shards.sync import near
 from lensdata.steps import JobFailed
 from ray_train.context import LocalContext
 from ray_train.core import state
@@ -44,6 +45,7 @@ from ray_train.run_folder import RunFolder
 from ray_train.stamps import (
     cache_folder,
     check_images,
+    local_folder,
     prepared_bytes,
     residency_for,
     stamp_source,
@@ -234,6 +236,8 @@ def run_training(plan: Plan, context: LocalContext) -> None:
 def _train_and_score(plan: Plan, context: LocalContext) -> None:
     config = TrainingConfig.model_validate(plan.config)
     manifest = training_manifest(config, plan.manifest, plan.test_limit)
+    if config.execution.shard_cache is not None:
+        manifest = near(manifest, local_folder("execution.shard_cache", config.execution.shard_cache))
     layout, device = manifest.layout(), context.device
     network = network_of(config, layout)
     images = image_recipe(config, layout)

@@ -198,6 +198,10 @@ class ExecutionConfig(Config):
         default=None,
         description="local folder of the files of residency host; null: a temporary one, removed at the end",
     )
+    shard_cache: str | None = Field(
+        default=None,
+        description="local folder on every node that shards are copied to first, with their checksums; null: read where they are",
+    )
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
         default="none", description="mode of torch.compile for the training step"
     )

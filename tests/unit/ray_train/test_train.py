@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lensdata import tables
+from lensdata import storage, tables
 from lensdata.shards.manifests import read_manifest
 from ray_train import score, train
 from ray_train.core.metrics import auc
@@ -284,6 +284,10 @@ def test_folds_can_be_held_out_in_turn(tmp_path: Path, arc_manifest: Manifest) -
         ),
         (("images.masking=[{radius: 3, probability: 1, from_epoch: 7}]",), "begins at epoch 7, but there are 2 epochs"),
         (("execution.cache=s3://bucket/x",), "must be a folder of this machine"),
+        (
+            ("execution.shard_cache=s3://bucket/x",),
+            "execution.shard_cache s3://bucket/x must be a folder of this machine",
+        ),
         (("execution.cache=/dev/null/x",), "execution.cache /dev/null/x cannot be made a folder"),
         (("batch.micro_batch=100000000",), "batch.micro_batch 100000000 needs about"),
         (("images.affine.zoom=[1.1,0.9]",), "is no range of positive factors, lowest first"),
@@ -334,6 +338,20 @@ def test_files_of_prepared_stamps_are_the_runs_own_and_go_with_it(tmp_path: Path
     manifest = arc_manifest()
     assert run(tmp_path / "run", manifest, "execution.residency=host", "epochs=1") == 0
     assert not (tmp_path / "run" / "prepared").exists()
+
+
+def test_a_run_reads_copies_of_its_shards_on_a_disk_of_its_own(tmp_path: Path, arc_manifest: Manifest) -> None:
+    manifest = arc_manifest()
+    copies = tmp_path / "node"
+    assert run(tmp_path / "far", manifest, "epochs=1") == 0
+    assert run(tmp_path / "near", manifest, "epochs=1", f"execution.shard_cache={copies}") == 0
+
+    assert [storage.sha256(str(path)) for path in copies.glob("*.parquet")] == [
+        path.stem for path in copies.glob("*.parquet")
+    ]
+    assert len(list(copies.glob("*.parquet"))) == 1
+    ours, theirs = weights(tmp_path / "near", "epoch_000"), weights(tmp_path / "far", "epoch_000")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_manifest_without_the_class_is_refused(

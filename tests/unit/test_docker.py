@@ -1,0 +1,130 @@
+"""Images and the compose file, as far as no container engine is needed: lint, schema, pins, and the lists of packages."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCKER = ROOT / "docker"
+DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
+BIN = Path(sys.executable).parent
+
+
+def program(name: str) -> Any:
+    """A script of docker/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, DOCKER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((DOCKER / "compose.yaml").read_text())
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_a_dockerfile_passes_the_linter(path):
+    found = subprocess.run([BIN / "hadolint", "--no-color", path], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_is_pinned_by_digest_runs_as_nobody_special_and_says_whether_it_is_well(path):
+    lines = dict(program("rehearse").instructions(path))
+    assert re.fullmatch(
+        r"BASE=debian:12-slim@sha256:[0-9a-f]{64}",
+        next(line.split(" ", 1)[1] for line in path.read_text().splitlines() if line.startswith("ARG BASE")),
+    )
+    assert lines["USER"] == "10001:10001"
+    assert "HEALTHCHECK" in lines
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_what_a_dockerfile_copies_is_there_and_let_through(path):
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    allowed = [pattern.removeprefix("!") for pattern in ignored if pattern.startswith("!")]
+    for word, rest in program("rehearse").instructions(path):
+        for source in rest.split()[:-1] if word == "COPY" else ():
+            assert (ROOT / source).exists(), source
+            assert any(Path(source).match(pattern) for pattern in allowed), f".dockerignore hides {source}"
+
+
+@pytest.mark.parametrize("image", ["spark", "ray"])
+def test_the_packages_of_an_image_are_those_that_its_programs_need(image):
+    listed = [line for line in (DOCKER / f"requirements-{image}.txt").read_text().splitlines() if "==" in line]
+    assert listed == program("write_locks").lines(image)
+
+
+def test_the_lists_leave_out_the_other_engine():
+    spark, ray = ((DOCKER / f"requirements-{image}.txt").read_text() for image in ("spark", "ray"))
+    assert "\npyspark==" in spark
+    assert "\nray==" not in spark
+    assert "\nray==" in ray
+    assert "\npyspark==" not in ray
+
+
+@pytest.mark.parametrize("script", sorted(DOCKER.glob("*.sh")), ids=lambda path: path.name)
+def test_an_install_script_is_valid_shell_and_refuses_an_unknown_role(script):
+    assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
+    if "role=" in script.read_text():
+        found = subprocess.run(["sh", script, "spork"], capture_output=True, text=True, check=False)
+        assert found.returncode == 2
+        assert "there is no role spork; expected spark, ray or all" in found.stderr
+
+
+def test_the_compose_file_fits_its_schema(compose):
+    schema = next(path for path in files("docker-compose") if path.name == "compose_spec.json")
+    jsonschema.validate(compose, json.loads(Path(schema.locate()).read_text()))
+
+
+def test_every_page_is_published_on_loopback_alone(compose):
+    published = [port for service in compose["services"].values() for port in service.get("ports", ())]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published), published
+
+
+def test_every_foreign_image_has_a_version(compose):
+    images = {name: service["image"] for name, service in compose["services"].items() if "build" not in service}
+    assert all(re.search(r":v?\d+\.\d+", image) for image in images.values()), images
+
+
+def test_the_compose_file_holds_no_secret_and_every_variable_is_in_the_example(compose):
+    text = (DOCKER / "compose.yaml").read_text()
+    known = {
+        line.split("=")[0]
+        for line in (DOCKER / "example.env").read_text().splitlines()
+        if "=" in line and "#" not in line
+    }
+    used = set(re.findall(r"\$\{(\w+)", text)) - {"LENSDATA_FOLDER"}
+    assert used == known
+    for name, value in compose["services"]["ray-head"]["environment"].items():
+        if any(word in name for word in ("SECRET", "TOKEN", "KEY")):
+            assert value.startswith("${"), name
+    assert all(
+        line.endswith("=") for line in (DOCKER / "example.env").read_text().splitlines() if not line.startswith("#")
+    )
+
+
+def test_ray_asks_for_a_token_everywhere(compose):
+    for name in ("ray-head", "ray-worker"):
+        assert compose["services"][name]["environment"]["RAY_AUTH_MODE"] == "token"
+
+
+def test_the_files_that_services_mount_are_there(compose):
+    for service in compose["services"].values():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            if source.startswith("."):
+                assert (DOCKER / source).exists(), source
