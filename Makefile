@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint audit bench clean install
+.PHONY: demo test test-all lint docs audit bench clean install
 
 install: .venv/.installed
 
@@ -30,6 +30,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --recursive --severity-level medium --configfile pyproject.toml infra lensdata ray_train spark_jobs
+
+docs: install
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 # Known vulnerabilities of the locked packages; asks the index for its advisories, so it needs a network.
 audit: install

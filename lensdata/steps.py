@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from lensdata import __version__, storage, tables
 from lensdata.config.base import Config, config_hash, load_config
+from lensdata.config.secrets import refuse_secrets
 from lensdata.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -154,6 +155,7 @@ def parse(job: Job, argv: Sequence[str]) -> Request:
     if args.test_limit is not None and args.test_limit < 1:
         raise InputError(f"--test-limit must be at least 1, found {args.test_limit}.")
     config = load_config(job.config, args.config, overrides)
+    refuse_secrets({"--output": args.output} | {f"inputs.{name}": uri for name, uri in inputs.items()})
     _check_places(job, inputs, _absolute(args.output))
     return Request(
         job,

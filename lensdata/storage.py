@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from lensdata import web
+from lensdata.config.secrets import secret_in
 from lensdata.errors import InputError
 from lensdata.web import is_http
 
@@ -382,9 +383,14 @@ def read_file_list(uri: str) -> list[str]:
     Raises
     ------
     InputError
-        The list is empty, or names a file twice.
+        The list is empty, names a file twice, or holds a secret.
     """
     lines = [line.strip() for line in read_bytes(uri).decode("utf-8-sig", "replace").splitlines()]
+    for number, line in enumerate(lines, 1):
+        if (found := secret_in(line)) is not None:  # addresses are written into tables and logs
+            raise InputError(
+                f"{uri}, line {number}, holds {found}; give credentials by ~/.netrc, ~/.aws or a role instead."
+            )
     folder = uri.rpartition("/")[0] or "."
     names = [line if is_http(line) else join(folder, line) for line in lines if line and not line.startswith("#")]
     if not names:

@@ -681,12 +681,23 @@ def read_table(
 
 
 def require_success(folder: str) -> None:
-    """Refuse a folder that is not there or was not finished."""
+    """Refuse a folder that is not there, was not finished, or holds a table of another schema version."""
     if storage.exists(storage.join(folder, "_SUCCESS")):
-        return
+        return _require_version(folder)
     if not storage.exists(folder):
         raise InputError(f"Input {folder} does not exist; run the step that writes it first.")
     raise InputError(f"Input {folder} has no _SUCCESS mark, so the step that writes it did not finish; run it again.")
+
+
+def _require_version(folder: str) -> None:
+    """Columns may have another meaning in another version. Shards and other folders describe themselves."""
+    described = storage.join(folder, "_table.json")
+    found = storage.read_json(described) if storage.exists(described) else {}
+    if found.get("table") is not None and found.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"Input {folder} is a table of {found['table']} in schema version {found.get('schema_version')}, this lensdata reads "
+            f"{SCHEMA_VERSION}: run the step that wrote it again, or read it with the lensdata that wrote it."
+        )
 
 
 def require_kind(folder: str, spec: TableSpec) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import urllib3
 
+from lensdata import network
 from lensdata.errors import InputError
 
 RETRIED = (429, 500, 502, 503, 504)
@@ -34,7 +35,7 @@ def is_http(uri: str) -> bool:
 @lru_cache(maxsize=8)
 def _pool(pid: int) -> urllib3.PoolManager:
     # One pool per process: a fork must not share connections.
-    return urllib3.PoolManager(maxsize=32, retries=RETRIES, timeout=TIMEOUT, headers={"User-Agent": "lensdata"})
+    return network.pool_manager(maxsize=32, retries=RETRIES, timeout=TIMEOUT, headers={"User-Agent": "lensdata"})
 
 
 def _request(method: str, uri: str, wanted: str | None = None) -> urllib3.BaseHTTPResponse:

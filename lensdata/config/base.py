@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from lensdata.config.secrets import refuse_secrets
 from lensdata.errors import InputError
 
 C = TypeVar("C", bound="Config")
@@ -63,7 +64,11 @@ def load_config(model: type[C], path: str | Path | None, overrides: Iterable[str
 
 
 def validate(model: type[C], values: Mapping[str, Any], source: str, overridden: tuple[str, ...] = ()) -> C:
-    """Validate plain values against ``model``; errors name ``source``, or the override, and the first wrong key."""
+    """Validate plain values against ``model``; errors name ``source``, or the override, and the first wrong key.
+
+    Secrets are refused here, before an error could quote them.
+    """
+    refuse_secrets(values)
     try:
         return model.model_validate(values)
     except ValidationError as error:

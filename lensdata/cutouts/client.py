@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 
 import urllib3
 
-from lensdata import __version__
+from lensdata import __version__, network
 from lensdata.config.cutouts import Server
 from lensdata.cutouts.coordinator import Turns, wait_for_turn
 from lensdata.cutouts.outcome import Rejected
@@ -69,7 +69,7 @@ class PoliteClient:
         self.server, self.turns = server, turns
         agent = f"lensdata/{__version__}" + (f" (contact: {server.contact})" if server.contact else "")
         self.headers = {"User-Agent": agent, "Accept-Encoding": "identity"}
-        self.pool = urllib3.PoolManager(
+        self.pool = network.pool_manager(
             maxsize=server.connections_per_task,
             timeout=urllib3.Timeout(connect=server.connect_timeout_s, read=server.read_timeout_s),
             retries=False,
@@ -234,7 +234,7 @@ def require_ranges(server: Server, uri: str) -> None:
     InputError
         A range was asked for, and answered with the file.
     """
-    with urllib3.PoolManager(timeout=urllib3.Timeout(server.connect_timeout_s, server.read_timeout_s)) as pool:
+    with network.pool_manager(timeout=urllib3.Timeout(server.connect_timeout_s, server.read_timeout_s)) as pool:
         answer = pool.request("GET", uri, headers={"Range": "bytes=0-0"}, preload_content=False)
         status = answer.status
         answer.close()

@@ -6,6 +6,7 @@ bit for bit. Names and layout: legacysurvey.org/dr10/files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ from astropy.wcs import WCS
 from lensdata.config.cutouts import PIXSCALE_ARCSEC
 from lensdata.cutouts.outcome import Rejected
 from lensdata.cutouts.tiled import Corners, Read, TiledImage, decoding, read_first, read_span
+from lensdata.errors import InputError
 
 Kind = Literal["image", "invvar", "maskbits"]
 File = tuple[Kind, str]
 """Kind and band of a coadd; the band of maskbits is empty."""
+BRICK_NAME = re.compile(r"[0-9]{4}[pm][0-9]{3}")
 COADD_FOLDER = "coadd"
 T = TypeVar("T")
 U = TypeVar("U")
@@ -65,6 +68,8 @@ def coadd_path(brickname: str, kind: Kind, band: str = "") -> str:
     >>> coadd_path("0959p805", "maskbits")
     'coadd/095/0959p805/legacysurvey-0959p805-maskbits.fits.fz'
     """
+    if not BRICK_NAME.fullmatch(brickname):  # it becomes part of a path
+        raise InputError(f"{brickname!r} is no name of a brick; expected one like 0959p805.")
     name = kind if kind == "maskbits" else f"{kind}-{band}"
     return f"{COADD_FOLDER}/{brickname[:3]}/{brickname}/legacysurvey-{brickname}-{name}.fits.fz"
 

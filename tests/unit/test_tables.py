@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensdata import tables
+from lensdata import storage, tables
 from lensdata.errors import InputError
 
 ROWS = st.lists(
@@ -95,3 +95,13 @@ def test_every_column_says_what_it_means_and_floats_have_types_spark_knows():
         from_arrow_schema(spec.schema)  # refuses unsigned integers and fixed-size lists
         assert len(set(spec.names)) == len(spec.names)
     assert np.dtype("int64") == tables.POOL.schema.field("source_id").type.to_pandas_dtype()
+
+
+def test_a_table_of_another_schema_version_is_refused_by_both_numbers(tmp_path):
+    folder = str(tmp_path / "pool")
+    tables.write_table(tables.POOL.schema.empty_table(), folder, tables.POOL)
+    entry = storage.read_json(f"{folder}/_table.json")
+    storage.write_json(f"{folder}/_table.json", entry | {"schema_version": 2})
+
+    with pytest.raises(InputError, match="is a table of pool in schema version 2, this lensdata reads 3"):
+        tables.read_table(folder)
