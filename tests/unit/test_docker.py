@@ -7,13 +7,14 @@ import json
 import re
 import subprocess
 import sys
-from importlib.metadata import files
+from importlib.metadata import distribution, files
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCKER = ROOT / "docker"
@@ -65,6 +66,17 @@ def test_what_a_dockerfile_copies_is_there_and_let_through(path):
 def test_the_packages_of_an_image_are_those_that_its_programs_need(image):
     listed = [line for line in (DOCKER / f"requirements-{image}.txt").read_text().splitlines() if "==" in line]
     assert listed == program("write_locks").lines(image)
+
+
+def test_every_locked_package_takes_the_python_of_debian_12():
+    locked = program("write_locks").locked()
+    refusing = [
+        f"{name} {package.metadata['Requires-Python']}"
+        for name in locked
+        for package in (distribution(name),)
+        if "3.11.2" not in SpecifierSet(package.metadata.get("Requires-Python") or "")
+    ]
+    assert not refusing
 
 
 def test_the_lists_leave_out_the_other_engine():
