@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from infra import doctor, report_cli, runs_cli, shards_cli
 from infra import pipeline as pipelines
-from infra import report_cli, shards_cli
+from infra.emr import cli as emr_cli
+from infra.ray import cli as ray_cli
 from infra.screen import Screen
 from lensdata import __version__, storage
 from lensdata.config.base import load_config
@@ -53,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(pipeline="demo")
     for command in (run, demo):
         command.add_argument("--output", help="folder or s3:// URI of the run; runs/NAME by default")
-        command.add_argument("--spark-on", choices=["local"], default="local", help="where Spark steps run")
+        command.add_argument("--spark-on", choices=["local", "emr"], default="local", help="where Spark steps run")
+        emr_cli.add_run_options(command)
         command.add_argument(
             "--ray-on",
             default="local",
@@ -89,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--force", action="store_true", help="hash again what was hashed")
     verify.set_defaults(function=_verify_sweeps)
     shards_cli.add_parsers(commands)
+    runs_cli.add_parsers(commands)
+    emr_cli.add_parsers(commands)
+    ray_cli.add_parsers(commands)
+    doctor.add_parsers(commands)
     report = commands.add_parser(
         "report",
         help="the report of a run, or of several side by side",
@@ -118,8 +125,12 @@ def _run(args: argparse.Namespace) -> int:
     path = _pipeline_file(args.pipeline)
     output = args.output or f"runs/{load_config(PipelineConfig, path).name}"
     output = output.rstrip("/") if storage.is_s3(output) else str(Path(output).resolve())
-    options = pipelines.Options(output, args.spark_on, args.ray_on, tuple(args.force), args.start_from, args.dry_run)
+    options = pipelines.Options(
+        output, args.spark_on, args.ray_on, tuple(args.force), args.start_from, args.dry_run, args.emr, args.yes
+    )
     pipeline = pipelines.Pipeline.load(str(path), options)
+    if args.dry_run and args.spark_on == "emr":
+        return emr_cli.plan(pipeline)
     if args.dry_run:
         for name, command in pipelines.describe(pipeline):
             print(f"# {name}\n{command}\n")
@@ -141,6 +152,8 @@ def _run(args: argparse.Namespace) -> int:
 def _resume(args: argparse.Namespace) -> str:
     """The command that goes on from a failure; what was forced and done need not be forced again."""
     words = ["lensdata", "run", args.pipeline, *(["--output", args.output] if args.output else [])]
+    words += ["--spark-on", args.spark_on] if args.spark_on != "local" else []
+    words += [*(["--emr", args.emr] if args.emr else []), *(["--yes"] if args.yes else [])]
     words += ["--ray-on", args.ray_on] if args.ray_on != "local" else []
     words += ["--from", args.start_from] if args.start_from else []
     return shlex.join(words)

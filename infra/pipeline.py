@@ -52,6 +52,8 @@ class Options:
     force: tuple[str, ...] = ()
     start_from: str | None = None
     dry_run: bool = False
+    emr_config: str | None = None
+    yes: bool = False
 
 
 @dataclass
@@ -147,11 +149,11 @@ class Pipeline:
         job = jobs.find(step.run)
         arguments = self.arguments(step, force=force)
         if job.engine == "spark":
-            return [*self._spark_submit(), _file_of(job.module), *arguments]
+            return [*self._spark_submit(), file_of(job.module), *arguments]
         python = [sys.executable, "-m", job.module, *arguments]
         if job.engine == "ray" and self.options.ray_on != "local":
-            ray = str(Path(sys.executable).with_name("ray"))
-            return [ray, "job", "submit", "--address", self.options.ray_on, "--", "python", *python[1:]]
+            lensdata = str(Path(sys.executable).with_name("lensdata"))
+            return [lensdata, "ray", "submit", "--address", self.options.ray_on, "--", "python", *python[1:]]
         return python
 
     def _spark_submit(self) -> list[str]:
@@ -191,10 +193,11 @@ def spark_submit(spark: SparkSubmit) -> list[str]:
 
 def spark_command(step: str, arguments: list[str]) -> list[str]:
     """The command line of one Spark step on this machine, outside a pipeline."""
-    return [*spark_submit(SparkSubmit()), _file_of(jobs.find(step).module), *arguments]
+    return [*spark_submit(SparkSubmit()), file_of(jobs.find(step).module), *arguments]
 
 
-def _file_of(module: str) -> str:
+def file_of(module: str) -> str:
+    """The file of a job's module, which is not imported."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise InputError(f"The package of {module} is not installed.")
@@ -216,12 +219,16 @@ def run(pipeline: Pipeline, screen: Screen) -> dict[str, float]:
     first = names.index(pipeline.options.start_from) if pipeline.options.start_from else 0
     with ExitStack() as stack:
         lock = stack.enter_context(_lock(pipeline.options.output))
+        clusters = _clusters(pipeline, screen)
         for index, step in enumerate(pipeline.config.steps, 1):
-            if index <= first:
+            if index <= first or step.name in seconds:
                 continue
             now, force = pipeline.decide(step)
             if now == "done":
                 screen.skipped(index, step.name)
+                continue
+            if clusters and jobs.find(step.run).engine == "spark":
+                seconds |= clusters.run_from(step, force)
                 continue
             for service in step.services:
                 if service not in pipeline.services:
@@ -230,13 +237,24 @@ def run(pipeline: Pipeline, screen: Screen) -> dict[str, float]:
     return seconds
 
 
+def _clusters(pipeline: Pipeline, screen: Screen) -> Any:
+    """What runs Spark steps elsewhere, checked and confirmed; None where they run here."""
+    if pipeline.options.spark_on == "local":
+        return None
+    from infra.emr.launch import Launcher  # boto3, which only this needs
+
+    launcher = Launcher.of(pipeline, screen)
+    launcher.begin()
+    return launcher
+
+
 def _run_step(
     pipeline: Pipeline, step: StepEntry, index: int, force: bool, lock: int, screen: Screen, *, resumed: bool
 ) -> float:
     if jobs.find(step.run).engine == "spark" and not (os.environ.get("JAVA_HOME") or shutil.which("java")):
         raise InputError(f"Step {step.name} needs Java 17 for Spark: install it, or set JAVA_HOME to where it is.")
     command = pipeline.command(step, force=force)
-    log = _log_file(pipeline, f"{index:02d}-{step.name}")
+    log = log_file(pipeline, f"{index:02d}-{step.name}")
     offset = log.stat().st_size if log.exists() else 0
     screen.begin(index, step.name)
     process = processes.start(
@@ -254,11 +272,12 @@ def _run_step(
     return took
 
 
-def _log_file(pipeline: Pipeline, name: str) -> Path:
-    return _local_folder(pipeline.options.output) / "logs" / f"{name}.log"
+def log_file(pipeline: Pipeline, name: str) -> Path:
+    """Where what a step says is kept."""
+    return local_folder(pipeline.options.output) / "logs" / f"{name}.log"
 
 
-def _local_folder(output: str) -> Path:
+def local_folder(output: str) -> Path:
     """Where lock and logs of a run lie: in its output folder, for one on S3 under ``runs/`` here."""
     return Path("runs") / f"s3-{text_hash(output)}" if storage.is_s3(output) else storage.local_path(output)
 
@@ -266,7 +285,7 @@ def _local_folder(output: str) -> Path:
 @contextmanager
 def _lock(output: str) -> Iterator[int]:
     """One run per output folder. Steps inherit the lock, so a step that outlives a killed runner still holds it."""
-    folder = _local_folder(output)
+    folder = local_folder(output)
     storage.make_folder(str(folder))
     with (folder / ".lock").open("w") as handle:
         try:
@@ -280,7 +299,7 @@ def _lock(output: str) -> Iterator[int]:
 def _service(pipeline: Pipeline, name: str) -> Iterator[str]:
     entry = pipeline.config.services[name]
     survey = storage.join(pipeline.options.output, entry.survey)
-    log, ready = _log_file(pipeline, f"service-{name}"), _log_file(pipeline, f"service-{name}").with_suffix(".port")
+    log, ready = log_file(pipeline, f"service-{name}"), log_file(pipeline, f"service-{name}").with_suffix(".port")
     ready.unlink(missing_ok=True)
     command = [
         sys.executable,

@@ -15,7 +15,7 @@ from lensdata.steps import EXIT_DONE
 def run(args: argparse.Namespace) -> int:
     """Evaluate what is not evaluated yet, compare where there are several, and say where the page is."""
     evaluations: dict[str, str] = {}
-    for name, folder in _named(args.folders):
+    for name, folder in named(args.folders):
         found = _evaluation(folder)
         if found is None:
             found = storage.join(args.output, name)
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def _named(folders: list[str]) -> list[tuple[str, str]]:
+def named(folders: list[str]) -> list[tuple[str, str]]:
     """(name, folder) of each argument; without a name the last part of the path that tells it from the others."""
     out: list[tuple[str, str]] = []
     for argument in folders:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lensdata.config import (
     catalogue,
     cutouts,
+    emr,
     evaluation,
     gates,
     injection,
@@ -21,6 +22,8 @@ from lensdata.steps import Job
 _ALL = (
     Job("mock_survey", "lensdata.simulation.survey", "python", simulation.MockSurveyConfig,
         "Simulate a sky around real lens positions: sweep files, sources and truth.", ("lenses",)),
+    Job("preflight", "spark_jobs.preflight", "spark", emr.SparkPreflightConfig,
+        "Show that every executor imports the packages and computes the pixels and splits it should (R-I1)."),
     Job("verify_sweeps", "spark_jobs.verify_sweeps", "spark", catalogue.VerifySweepsConfig,
         "Compare sweep files with the release's SHA-256 list (R-S1).", ("sweeps", "checksums"), file_lists=("sweeps",)),
     Job("extract_pool", "spark_jobs.extract_pool", "spark", catalogue.ExtractPoolConfig,

@@ -121,7 +121,10 @@ class ActorLender:
         except (ray.exceptions.RayActorError, ValueError) as error:  # gone, or never there on this node
             log.warning("shared_stamps=none reason=%r", str(error))
             return None
-        return None if handles is None else {split: pickle.loads(handle) for split, handle in handles.items()}  # from our own actor  # noqa: S301  # nosec B301
+        if handles is None:
+            return None
+        own = handles.items()  # made by our own actor
+        return {split: pickle.loads(handle) for split, handle in own}  # noqa: S301  # nosec B301
 
 
 def holder_name(study: str, node_id: str) -> str:

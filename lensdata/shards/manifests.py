@@ -67,8 +67,16 @@ class Manifest:
         """Shape, type, bands and unit of the stamps, from the first shard."""
         return read_layout(resolve(self.uri, self.table["shard"][0].as_py()))
 
-    def stamps(self) -> Stamps:
-        """The stamps of all rows, (n, H, W, C), in the order of the table."""
+    def stamps(self, cutout_ids: Sequence[int] | None = None) -> Stamps:
+        """The stamps of all rows, or of the given ones in the order asked: (n, H, W, C), in nanomaggies unless the layout differs.
+
+        Raises
+        ------
+        InputError
+            A key that the manifest does not have.
+        """
+        if cutout_ids is not None:
+            return self.take_ids([int(key) for key in cutout_ids]).stamps()
         return read_stamps(self.shard_uris(), self.column("row_group"), self.column("row"))
 
     def take_ids(self, cutout_ids: Sequence[int]) -> Manifest:

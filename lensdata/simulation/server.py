@@ -1,10 +1,10 @@
 """The simulated survey over HTTP: the cutout service with its traps, sweep files and brick coadds.
 
-    python -m lensdata.simulation.server --survey DIR [--port 0] [--port-file FILE] [--access-log FILE]
-        [--cache DIR] [--faults key=value ...]
+    python -m lensdata.simulation.server --survey DIR [--host 127.0.0.1] [--port 0] [--port-file FILE]
+        [--access-log FILE] [--cache DIR] [--faults key=value ...]
 
-The paths are those of `lensdata.simulation.service`. Files answer Range requests of one range. The access log has
-one JSON object per request.
+The paths are those of `lensdata.simulation.service`. A survey on S3 is copied here first. Files answer Range requests
+of one range. The access log has one JSON object per request.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import argparse
 import json
 import logging
 import re
+import shutil
 import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -38,7 +40,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
 
 
 class SimulationServer(ThreadingHTTPServer):
-    """A server of one survey on the loopback interface.
+    """A server of one survey, on the loopback interface unless told otherwise.
 
     Use as a context manager in tests::
 
@@ -52,9 +54,15 @@ class SimulationServer(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(
-        self, service: Service, faults: FaultsConfig | None = None, *, port: int = 0, access_log: Path | None = None
+        self,
+        service: Service,
+        faults: FaultsConfig | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        access_log: Path | None = None,
     ) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__((host, port), Handler)
         self.service = service
         self.faults = FaultPlan(faults or service.renderer.survey.config.faults)
         self._log = access_log.open("a", buffering=1) if access_log else None
@@ -62,7 +70,7 @@ class SimulationServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Address without a slash at the end."""
+        """Address on this machine, without a slash at the end."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def record(self, entry: dict[str, object]) -> None:
@@ -190,7 +198,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="lensdata.simulation.server", description="Serve a simulated survey over HTTP."
     )
     parser.add_argument("--survey", required=True, help="folder that lensdata.simulation.survey wrote")
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 for all of this machine, in a private network",
+    )
+    parser.add_argument("--port", type=int, default=0, help="port; 0 takes a free one")
     parser.add_argument("--port-file", type=Path, help="file to write the port number to, once it listens")
     parser.add_argument("--access-log", type=Path, help="file to append a JSON line per request to")
     parser.add_argument("--cache", help="folder to keep brick files in; a temporary one by default")
@@ -200,18 +213,38 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _local_survey(survey: str, folder: str) -> str:
+    """A survey as a local folder: sweep files and bricks are sent from files, by ranges."""
+    if not storage.is_s3(survey):
+        return survey
+    files = storage.list_files(survey)
+    if not files:
+        raise InputError(f"{survey} does not exist.")
+    for uri in files:
+        target = Path(folder) / uri.removeprefix(survey.rstrip("/") + "/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with storage.open_input(uri) as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+    return folder
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     steps.setup_logging()
     args = _arguments(argv)
+    with tempfile.TemporaryDirectory(prefix="lensdata-survey-") as folder:
+        return _serve(args, folder)
+
+
+def _serve(args: argparse.Namespace, folder: str) -> int:
     try:
-        service = Service(args.survey, args.cache)
+        service = Service(_local_survey(args.survey, folder), args.cache)
         base = service.renderer.survey.config.faults.model_dump()
         faults = FaultsConfig(**{**base, **load_config(FaultsConfig, None, args.faults).model_dump(exclude_unset=True)})
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return steps.EXIT_INPUT
-    with SimulationServer(service, faults, port=args.port, access_log=args.access_log) as server:
+    with SimulationServer(service, faults, host=args.host, port=args.port, access_log=args.access_log) as server:
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             threading.Thread(target=server.shutdown, daemon=True).start()

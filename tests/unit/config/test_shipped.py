@@ -8,6 +8,7 @@ import pytest
 
 from lensdata.config.base import load_config
 from lensdata.config.catalogue import MatchPositivesConfig
+from lensdata.config.emr import EmrConfig
 from lensdata.config.injection import InjectConfig
 from lensdata.config.simulation import MockSurveyConfig
 from lensdata.config.training import ImportConfig, TrainingConfig
@@ -15,7 +16,7 @@ from lensdata.config.tuning import StudyConfig
 from lensdata.jobs import JOBS
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-NAMED = {"original": MatchPositivesConfig, "rings_import": ImportConfig, "inject": InjectConfig}
+NAMED = {"original": MatchPositivesConfig, "rings_import": ImportConfig, "inject": InjectConfig, "emr": EmrConfig}
 
 
 def model_of(path: Path):

@@ -174,7 +174,7 @@ def test_ray_steps_are_submitted_to_a_cluster_where_asked(tmp_path, capsys):
         cli.main(["run", "demo", "--output", str(tmp_path / "out"), "--dry-run", "--ray-on", "http://127.0.0.1:8265"])
         == 0
     )
-    assert "ray job submit --address http://127.0.0.1:8265 -- python -m ray_train.train" in capsys.readouterr().out
+    assert "lensdata ray submit --address http://127.0.0.1:8265 -- python -m ray_train.train" in capsys.readouterr().out
 
 
 def test_progress_lines_are_read_from_the_log(tmp_path):
