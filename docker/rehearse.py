@@ -3,11 +3,11 @@
     sudo python docker/rehearse.py FOLDER --image spark
     sudo python docker/rehearse.py FOLDER --checkout -- make demo
 
-Needs root and debootstrap. FOLDER/base is a minimal Debian made once and kept; FOLDER/NAME is a copy of it in which
-COPY, RUN, ENV, WORKDIR and USER of docker/NAME.Dockerfile are carried out, so what is proved is the file itself and not a
-list beside it. With --checkout the whole repository is put in, with the packages of `install-system.sh all`, and the
-command after -- runs there as the user of the images. --bind makes a folder of this machine visible (an index of packages,
-say); variables that begin with PIP_ are passed on.
+Needs root and debootstrap; what it mounts it alone can see, and it ends with it. FOLDER/base is a minimal Debian made once and
+kept; FOLDER/NAME is a copy of it in which COPY, RUN, ENV, WORKDIR and USER of docker/NAME.Dockerfile are carried out, so what
+is proved is the file itself and not a list beside it. With --checkout the whole repository is put in, with the packages of
+`install-system.sh all`, and the command after -- runs there as the user of the images. --bind makes a folder of this machine
+visible (an index of packages, say); variables that begin with PIP_ are passed on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = "bookworm"
 USER = "lensdata"
+ALONE = "LENSDATA_ROOM_MOUNTS"  # set in the environment of the process that has mounts of its own
 # How this machine reaches its indexes; its certificates come in as local ones, so that ca-certificates keeps them.
 RESOLVING = {
     "etc/resolv.conf": "etc/resolv.conf",
@@ -111,11 +112,22 @@ def carry_out(room: Room, dockerfile: Path) -> None:
             raise ValueError(f"{dockerfile.name} has the instruction {word}, which this rehearsal does not know")
 
 
+def alone() -> None:
+    """Go on with a table of mounts of this process's own: however it ends, killed too, nothing stays mounted outside.
+
+    A /dev left bound in a room would be emptied by whoever removes the room.
+    """
+    if os.environ.get(ALONE):
+        return
+    words = ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv]
+    os.execvpe(words[0], words, os.environ | {ALONE: "yes"})
+
+
 @contextmanager
 def mounted(root: Path, bind: list[Path]) -> Iterator[None]:
-    """/proc, /dev and the bound folders inside; taken away again however it ends."""
+    """/proc, /dev and the bound folders inside, until the end of the block."""
     with ExitStack() as stack:
-        for source in [Path("/proc"), Path("/dev"), Path("/dev/shm"), *bind]:
+        for source in [Path("/proc"), Path("/dev"), Path("/dev/shm"), *(folder.absolute() for folder in bind)]:
             place = root / str(source).lstrip("/")
             place.mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", "--bind", source, place], check=True)
@@ -168,6 +180,7 @@ def main() -> None:
     args, command = parser.parse_args(words[:at]), words[at + 1 :]
     if os.geteuid() != 0 or not shutil.which("debootstrap"):
         raise SystemExit("The rehearsal needs root and debootstrap (apt-get install debootstrap).")
+    alone()
     room = fresh(args.folder.resolve(), args.image or "checkout", args.mirror)
     with mounted(room.root, args.bind):
         try:

@@ -27,7 +27,7 @@ from lensdata.errors import InputError
 Verdict = Literal["OK", "WARN", "FAIL"]
 LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
 JAVA = 17
-DISK_FAIL_GB, DISK_WARN_GB = 5, 50
+DISK_FAIL_GB, DISK_WARN_GB = 5, 60  # stamps of a full sample are 55 GB (docs/capacity.md)
 SHM_OF_MEMORY = 0.3  # what Ray's object store takes of the memory, if /dev/shm lets it
 CLOCK_FAIL_S, CLOCK_WARN_S = 300.0, 5.0  # S3 refuses signatures that are more than about five minutes off
 DEEP_PATIENCE_S = 180
@@ -170,7 +170,7 @@ def disk(folder: Path) -> Iterator[Finding]:
         place = place.parent
     free = shutil.disk_usage(place).free / GB
     verdict: Verdict = "FAIL" if free < DISK_FAIL_GB else "WARN" if free < DISK_WARN_GB else "OK"
-    advice = "" if verdict == "OK" else "stamps of a full sample take 52 GiB: free some room, or write to s3://"
+    advice = "" if verdict == "OK" else "stamps of a full sample take 55 GB: free some room, or write to s3://"
     yield Finding("disk", verdict, f"{free:,.0f} GB free at {folder}", f"{DISK_WARN_GB} GB", advice)
 
 
@@ -217,7 +217,7 @@ def ray_token() -> Iterator[Finding]:
 
 def bucket(uri: str) -> Iterator[Finding]:
     """Write, read and delete one object; what S3 thinks the time is."""
-    if not storage.is_s3(uri):
+    if not storage.is_s3(uri) or not uri.partition("://")[2].strip("/"):
         raise InputError(f"--s3 takes s3://BUCKET or s3://BUCKET/PREFIX, found {uri}.")
     import boto3  # an extra
 

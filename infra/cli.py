@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections import Counter
@@ -32,13 +33,40 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        return int(args.function(args))
+        code = int(args.function(args))
+        sys.stdout.flush()  # here, where a reader that has gone is no error
+        return code
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to say goes nowhere
+        return EXIT_DONE
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         return 130
+    except Exception as error:  # of AWS's client, wherever s3:// was asked; any other is a defect and keeps its trace
+        said = _said_by_aws(error)
+        if said is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        return EXIT_INPUT
+
+
+def _said_by_aws(error: Exception) -> str | None:
+    """What is wrong between here and AWS, as a sentence; None where the error is of something else."""
+    if "botocore" not in sys.modules:
+        return None
+    from infra.emr import aws  # boto3, which only those who use AWS need
+
+    behind = aws.error_behind(error)
+    if behind is None:
+        return None
+    try:
+        with aws.sentences("asking AWS"):
+            raise behind
+    except InputError as sentence:
+        return str(sentence)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -217,9 +217,11 @@ def run(pipeline: Pipeline, screen: Screen) -> dict[str, float]:
     seconds: dict[str, float] = {}
     names = [step.name for step in pipeline.config.steps]
     first = names.index(pipeline.options.start_from) if pipeline.options.start_from else 0
+    clusters = _clusters(pipeline, screen)
     with ExitStack() as stack:
         lock = stack.enter_context(_lock(pipeline.options.output))
-        clusters = _clusters(pipeline, screen)
+        if clusters:
+            clusters.begin()
         for index, step in enumerate(pipeline.config.steps, 1):
             if index <= first or step.name in seconds:
                 continue
@@ -238,14 +240,12 @@ def run(pipeline: Pipeline, screen: Screen) -> dict[str, float]:
 
 
 def _clusters(pipeline: Pipeline, screen: Screen) -> Any:
-    """What runs Spark steps elsewhere, checked and confirmed; None where they run here."""
+    """What runs Spark steps elsewhere; None where they run here."""
     if pipeline.options.spark_on == "local":
         return None
     from infra.emr.launch import Launcher  # boto3, which only this needs
 
-    launcher = Launcher.of(pipeline, screen)
-    launcher.begin()
-    return launcher
+    return Launcher.of(pipeline, screen)
 
 
 def _run_step(

@@ -14,7 +14,7 @@ from rich.table import Table
 from infra.report_cli import named
 from lensdata import runs, storage
 from lensdata.errors import InputError
-from lensdata.steps import EXIT_DONE
+from lensdata.steps import EXIT_DONE, EXIT_INPUT
 
 MB = 1_000_000
 
@@ -40,12 +40,19 @@ def add_parsers(commands: Any) -> None:
 def _list(args: argparse.Namespace) -> int:
     if not storage.exists(args.folder):
         raise InputError(f"{args.folder} does not exist; give a folder that holds runs.")
-    found = runs.find_runs(args.folder)
-    shown = runs.figures({run.uri: run for run in found})
     chosen = ["state", "network", "epochs done", "best epoch", "validation AUC", "begun (UTC)"]
-    return _print(
-        shown.T[chosen].sort_values("begun (UTC)") if found else pd.DataFrame(columns=chosen), args.json, "run"
-    )
+    shown, damaged = [], []
+    for run in runs.find_runs(args.folder):
+        try:
+            shown.append(runs.figures({run.uri: run}).T[chosen])
+        except InputError as error:  # the others are listed all the same
+            damaged.append(str(error))
+    if not shown and not damaged:
+        raise InputError(f"{args.folder} holds no training run (a folder with run_info.json).")
+    _print(pd.concat(shown).sort_values("begun (UTC)") if shown else pd.DataFrame(columns=chosen), args.json, "run")
+    for sentence in damaged:
+        print(f"error: {sentence}", file=sys.stderr)
+    return EXIT_INPUT if damaged else EXIT_DONE
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -58,9 +65,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _remove(args: argparse.Namespace) -> int:
     run = runs.open_run(args.run)
     size = sum(storage.size(name) for name in storage.list_files(run.uri))
-    what = (
-        f"{run.uri} ({'finished' if run.finished else 'NOT finished'}, {len(run.epochs())} epochs, {size / MB:.0f} MB)"
-    )
+    what = f"{run.uri} ({'finished' if run.finished else 'NOT finished'}, {_epochs(run)}, {size / MB:.0f} MB)"
     if not args.yes:
         if not sys.stdin.isatty():
             raise InputError(f"This would remove {what} and nobody is here to ask; add --yes.")
@@ -69,6 +74,13 @@ def _remove(args: argparse.Namespace) -> int:
     storage.discard_folder(run.uri)
     print(f"removed {what}")
     return EXIT_DONE
+
+
+def _epochs(run: runs.Run) -> str:
+    try:
+        return f"{len(run.epochs())} epochs"
+    except InputError:  # what is damaged is what one wants to remove
+        return "damaged"
 
 
 def _print(frame: pd.DataFrame, as_json: bool, corner: str) -> int:

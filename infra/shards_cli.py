@@ -66,7 +66,7 @@ def add_parsers(commands: Any) -> None:
         "copy a finished folder to a local disk, checked and resumable",
         folder="finished folder; local or s3://",
     )
-    sync.add_argument("out", metavar="OUT", type=Path, help="new local folder, or one that an interrupted copy began")
+    sync.add_argument("out", metavar="OUT", help="new local folder, or one that an interrupted copy began")
     sync.add_argument("--workers", type=int, default=8, help="files copied at once (%(default)s)")
     for command in (bring, pack):
         command.add_argument(
@@ -78,10 +78,14 @@ def add_parsers(commands: Any) -> None:
 
 
 def _sync(args: argparse.Namespace) -> int:
+    if storage.is_s3(args.out):
+        raise InputError(f"sync copies to a disk of this machine, and {args.out} is none; give a local folder.")
+    if args.workers < 1:
+        raise InputError(f"--workers must be at least 1, found {args.workers}.")
     with Progress(disable=not sys.stdout.isatty(), transient=True) as bar:
         task = bar.add_task("copying", total=None)
         made = syncing.sync_folder(
-            args.folder, args.out, workers=args.workers,
+            args.folder, Path(args.out), workers=args.workers,
             seen=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     print(
@@ -104,6 +108,8 @@ def _run(function: Callable[[argparse.Namespace], int], args: argparse.Namespace
     """Run a command; what a disk or a store refuses is said in one sentence as well."""
     try:
         return function(args)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if not isinstance(error, OSError) and not type(error).__module__.startswith("botocore"):  # an extra, so by name
             raise

@@ -19,8 +19,19 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from lensdata.errors import InputError
 
 ALLOWED_HOSTS = "LENSDATA_ALLOWED_HOSTS"
-# AWS's metadata services by IPv6; by IPv4 they are link-local, as those of other clouds.
-METADATA = (ipaddress.ip_network("fd00:ec2::/32"),)
+# By IPv4 most clouds hand credentials out at link-local numbers; these are the others, and those by IPv6.
+METADATA = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "fd00:ec2::/32",  # AWS
+        "fd20:ce::254/128",  # Google Cloud
+        "168.63.129.16/32",  # Azure
+        "100.100.100.200/32",  # Alibaba Cloud
+        "192.0.0.192/32",  # Oracle Cloud
+    )
+)
+# Gateways that speak IPv4 for an IPv6 number, which ends in the one they ask (RFC 6052).
+NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 
 
 class ForbiddenHost(InputError):
@@ -50,13 +61,20 @@ def require_public(host: str, address: str) -> None:
     Raises
     ------
     ForbiddenHost
-        ``address``, which ``host`` stands for, is link-local or a metadata service.
+        ``address``, which ``host`` stands for, is link-local or a metadata service, as it is or wrapped into IPv6.
     """
-    number = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped is not None:
-        number = number.ipv4_mapped
+    number = _asked(ipaddress.ip_address(address.partition("%")[0]))
     if number.is_link_local or any(number in network for network in METADATA if number.version == network.version):
-        raise ForbiddenHost(f"{host} is {number}, a link-local address, at which clouds keep credentials: never asked.")
+        raise ForbiddenHost(f"{host} is {number}, an address at which clouds keep credentials: never asked.")
+
+
+def _asked(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The number that is asked in the end: that of IPv4 where one of IPv6 only wraps it."""
+    if isinstance(number, ipaddress.IPv4Address):
+        return number
+    if any(number in network for network in NAT64):
+        return ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+    return number.ipv4_mapped or number.sixtofour or number
 
 
 class _Guarded:

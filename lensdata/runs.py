@@ -36,12 +36,16 @@ class Run:
     @cached_property
     def info(self) -> dict[str, Any]:
         """What was run: commit, seeds, manifest, versions, hardware (`run_info.json`)."""
-        return dict(storage.read_json(self._path("run_info.json")))
+        return _mapping(self._path("run_info.json"), storage.read_json(self._path("run_info.json")))
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The complete configuration, defaults included."""
-        return dict(yaml.safe_load(storage.read_bytes(self._path("config.yaml"))))
+        place = self._path("config.yaml")
+        try:
+            return _mapping(place, yaml.safe_load(storage.read_bytes(place)))
+        except yaml.YAMLError as error:
+            raise _damaged(place) from error
 
     @property
     def finished(self) -> bool:
@@ -51,16 +55,20 @@ class Run:
     @property
     def best(self) -> dict[str, Any] | None:
         """Checkpoint, epoch and validation figures of the best epoch so far; None before the first."""
-        return dict(storage.read_json(self._path("best.json"))) if storage.exists(self._path("best.json")) else None
+        place = self._path("best.json")
+        return _mapping(place, storage.read_json(place)) if storage.exists(place) else None
 
     def epochs(self) -> pd.DataFrame:
         """A row per epoch whose checkpoint was saved, indexed by epoch: losses, validation AUC, rates, seconds."""
         if not storage.exists(self._path("last.json")):
             return pd.DataFrame(index=pd.Index([], name="epoch"))
         last = int(storage.read_json(self._path("last.json"))["epoch"])
-        lines = storage.read_bytes(self._path("metrics.jsonl")).decode().splitlines()
-        rows = [row for row in map(json.loads, lines) if row["epoch"] <= last]
-        return pd.DataFrame(rows).set_index("epoch")
+        place = self._path("metrics.jsonl")
+        rows = (_row(place, line) for line in storage.read_bytes(place).decode().splitlines())
+        frame = pd.DataFrame([row for row in rows if row["epoch"] <= last])
+        if frame.empty:  # a checkpoint is saved after its line is written
+            raise _damaged(place)
+        return frame.set_index("epoch")
 
     def scores(self, split: str | None = None) -> pd.DataFrame:
         """Logit and score of the best checkpoint for every stamp, indexed by cutout_id; of one split if named.
@@ -146,6 +154,24 @@ def figures(runs: Mapping[str, Run]) -> pd.DataFrame:
             "begun (UTC)": run.info.get("utc"),
         }
     return pd.DataFrame(columns, dtype=object)
+
+
+def _row(place: str, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _damaged(place) from error
+    return _mapping(place, row, "epoch")
+
+
+def _mapping(place: str, value: Any, *keys: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not set(keys) <= set(value):
+        raise _damaged(place)
+    return dict(value)
+
+
+def _damaged(place: str) -> InputError:
+    return InputError(f"{place} is damaged or cut short; give the run's command again with --force, or remove the run.")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

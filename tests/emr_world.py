@@ -8,7 +8,9 @@ As a program it rehearses a pipeline: every step of every cluster runs on this m
 # ruff: noqa: T201 - it is a program, too
 from __future__ import annotations
 
+import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -91,7 +93,7 @@ def account() -> Iterator[str]:
 
 
 def make_account() -> None:
-    """All that stack.yaml makes, and a subnet."""
+    """All that stack.yaml makes, and a subnet in a VPC, both with the tag."""
     boto3.client("s3").create_bucket(Bucket=BUCKET)
     iam, ec2 = boto3.client("iam"), boto3.client("ec2")
     trust = '{"Version": "2012-10-17", "Statement": []}'
@@ -101,7 +103,7 @@ def make_account() -> None:
     iam.add_role_to_instance_profile(InstanceProfileName="lensdata-emr-node", RoleName="lensdata-emr-node")
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]
-    ec2.create_tags(Resources=[subnet], Tags=[{"Key": TAG, "Value": "true"}])
+    ec2.create_tags(Resources=[subnet, vpc], Tags=[{"Key": TAG, "Value": "true"}])
 
 
 @contextmanager
@@ -127,15 +129,23 @@ def world(url: str, folder: Path, runner: Callable[..., Any] | None = None, *, f
         yield found
 
 
+def _free_port() -> int:
+    """The primary is this machine, where another rehearsal may be at work."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
 def main(argv: list[str]) -> int:
     """``lensdata run PIPELINE --spark-on emr`` with the given options, twice: the second time all is done."""
     if not os.environ.get(JARS):
         sys.exit(f"{JARS} names no folder: python tests/fetch_s3a_jars.py FOLDER")
     pipeline, *more = argv
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request of S3
     with tempfile.TemporaryDirectory(prefix="lensdata-emr-") as name, account() as url:
         folder = Path(name)
         with world(url, folder, LocalRunner(folder / "cluster")) as found:
-            found.change(python=sys.executable, poll_s=1.0)
+            found.change(python=sys.executable, poll_s=1.0, service_port=_free_port())
             codes = [found.run(pipeline, *more) for _ in range(1 if "--dry-run" in more else 2)]
             for operation, given in found.emr.calls:
                 if operation == "RunJobFlow":

@@ -15,8 +15,12 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
+    LoginError,
+    NoAuthTokenError,
     NoCredentialsError,
     PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
     TokenRetrievalError,
 )
 
@@ -31,6 +35,17 @@ PATIENT = ClientConfig(
 )
 # starting a cluster twice costs twice: whether a lost answer started one is looked up, not guessed (`watch.start`)
 ONCE = ClientConfig(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=10, read_timeout=60)
+# the machine has no credentials, or what it logged in with has expired (`aws sso login`): waiting does not help
+NOT_LOGGED_IN = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    ProfileNotFound,
+    TokenRetrievalError,
+    SSOError,
+    LoginError,
+    NoAuthTokenError,
+)
 EXPIRED = {"ExpiredTokenException", "ExpiredToken", "RequestExpired", "TokenRefreshRequired"}
 REFUSED = {"InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"}
@@ -85,10 +100,13 @@ def sentences(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError) as error:
-        raise InputError(f"AWS credentials are missing or incomplete ({error}); log in, then run again.") from error
+    except NOT_LOGGED_IN as error:
+        raise InputError(
+            f"AWS credentials are missing or expired while {doing} ({one_line(error)}); log in (aws sso login, AWS_PROFILE, "
+            "a role) and run the same command: a cluster that was started goes on meanwhile and ends by itself."
+        ) from error
     except ClientError as error:
-        code, said = code_of(error), " ".join(str(error.response.get("Error", {}).get("Message", "")).split())
+        code, said = code_of(error), one_line(error.response.get("Error", {}).get("Message", ""))
         if code in EXPIRED:
             raise InputError(
                 f"AWS credentials expired while {doing}; log in again and run the same command: a cluster that was started "
@@ -100,6 +118,20 @@ def sentences(doing: str) -> Iterator[None]:
             raise InputError(
                 f"AWS refused permission while {doing}: {said}. The launcher's policy is in infra/emr/stack.yaml."
             ) from error
-        raise InputError(f"AWS answered {code} while {doing}: {said}") from error
+        hint = "; an answer without a reason often means expired credentials: log in again" if code == "400" else ""
+        raise InputError(f"AWS answered {code} while {doing}: {said}{hint}") from error
     except BotoCoreError as error:
-        raise InputError(f"AWS does not answer while {doing}: {error}") from error
+        raise InputError(f"AWS does not answer while {doing}: {one_line(error)}") from error
+
+
+def one_line(said: object) -> str:
+    """What a client said, without its line breaks."""
+    return " ".join(str(said).split())
+
+
+def error_behind(error: BaseException) -> BaseException | None:
+    """The error of AWS's client that an error of s3fs stands for, or that it is itself; None where it is of something else."""
+    if isinstance(error, (ClientError, BotoCoreError)):
+        return error
+    behind = error.__cause__ or error.__context__
+    return behind if isinstance(error, OSError) and isinstance(behind, (ClientError, BotoCoreError)) else None

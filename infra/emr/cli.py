@@ -29,7 +29,7 @@ def add_parsers(commands: Any) -> None:
     emr = commands.add_parser("emr", help="Spark steps on Amazon EMR: plan, submit, watch, end")
     actions = emr.add_subparsers(required=True, metavar="ACTION")
     for name, text, function in (
-        ("plan", "print what a cluster would do and cost; asks AWS nothing", _plan),
+        ("plan", "print what a cluster would do and cost; asks AWS only whether outputs exist", _plan),
         ("submit", "start a cluster for the Spark steps that come next, and do not wait", _submit),
         ("status", "the cluster of a run, and its steps", _status),
     ):
@@ -104,9 +104,14 @@ def plan(pipeline: pipelines.Pipeline) -> int:
 
     launcher = Launcher.of(pipeline, Screen(len(pipeline.config.steps)))
     left = {step.name for step in pipeline.config.steps if not launcher.finished(step)}
+    names = [step.name for step in pipeline.config.steps]
+    first = names.index(pipeline.options.start_from) if pipeline.options.start_from else 0
     shown: set[str] = set()
-    for step in pipeline.config.steps:
+    for index, step in enumerate(pipeline.config.steps):
         if step.name in shown:
+            continue
+        if index < first:
+            print(f"# {step.name}: before --from {pipeline.options.start_from}\n")
             continue
         if step.name not in left or jobs.find(step.run).engine != "spark":
             print(f"# {step.name}: {'not on a cluster' if step.name in left else 'has an output'}\n")

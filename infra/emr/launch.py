@@ -131,7 +131,7 @@ class Launcher:
             raise InputError(
                 "This starts machines that cost money and nobody is here to ask; add --yes to go on without."
             )
-        if input("Start clusters for this run? [y/N] ").strip().lower() not in ("y", "yes"):
+        if not _yes("Start clusters for this run?"):
             raise InputError("Nothing was started.")
 
     def run_from(self, step: StepEntry, force: bool) -> dict[str, float]:
@@ -228,7 +228,7 @@ class Launcher:
         return show.seconds
 
     def _interrupted(self, cluster: str) -> None:
-        if sys.stdin.isatty() and input(f"\nEnd cluster {cluster}? [y/N] ").strip().lower() in ("y", "yes"):
+        if sys.stdin.isatty() and _yes(f"\nEnd cluster {cluster}?"):
             watch.terminate(self.clients.emr, cluster)
             self.screen.say(f"cluster {cluster} is ending")
             return
@@ -256,6 +256,13 @@ class Launcher:
         names = [step.name for step in self.pipeline.config.steps]
         number = f"{names.index(name) + 1:02d}-" if name in names else "emr-"
         return pipelines.log_file(self.pipeline, f"{number}{name}")
+
+
+def _yes(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def members(

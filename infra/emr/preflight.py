@@ -59,6 +59,7 @@ def run(clients: aws.Clients, config: EmrConfig, pipeline: Pipeline, packages: C
         ("roles", lambda: _roles(clients, config)),
         ("security", lambda: _security(clients, config)),
         ("subnets", lambda: _subnets(clients, config)),
+        ("vpc", lambda: _vpc(clients, config)),
         ("release", lambda: _release(clients, config)),
         ("permissions", lambda: _permissions(clients, str(identity["Arn"]))),
         *((f"quota {market}", lambda code=code: _quota(clients, config, code)) for market, code in QUOTAS.items()),
@@ -83,7 +84,7 @@ def _one(name: str, check: Callable[[], str]) -> Finding:
     except ResponseParserError:  # a store or proxy that does not know this question
         return Finding(name, "note", "could not be read (the answer was no answer of AWS)")
     except BotoCoreError as error:
-        return Finding(name, "FAIL", f"AWS does not answer: {error}")
+        return Finding(name, "FAIL", f"AWS does not answer: {aws.one_line(error)}")
     return Finding(name, "ok" if not text.startswith("not ") else "note", text)
 
 
@@ -113,7 +114,7 @@ def _inputs(pipeline: Pipeline) -> str:
         for name, uri in pipeline.request(step).inputs.items():
             if uri.startswith(f"{pipeline.options.output}/") or step.inputs.get(name) == "lenscat" or uri in seen:
                 continue
-            if not storage.exists(uri):
+            if not _there(uri):
                 raise InputError(f"input {name} of step {step.name}, {uri}, does not exist")
             if "://" not in uri and storage.is_folder(uri):
                 raise InputError(
@@ -121,6 +122,14 @@ def _inputs(pipeline: Pipeline) -> str:
                 )
             seen.append(uri)
     return f"{len(seen)} from outside the pipeline"
+
+
+def _there(uri: str) -> bool:
+    """Whether an input exists; an error of the store is raised as that of AWS's client, which s3fs hides behind its own."""
+    try:
+        return storage.exists(uri)
+    except OSError as error:
+        raise (aws.error_behind(error) or error) from error
 
 
 def _roles(clients: aws.Clients, config: EmrConfig) -> str:
@@ -171,6 +180,16 @@ def _subnets(clients: aws.Clients, config: EmrConfig) -> str:
     if len({subnet["VpcId"] for subnet in found}) > 1:
         raise InputError("the subnets are of several VPCs; a cluster is in one")
     return ", ".join(f"{s['SubnetId']} in {s['AvailabilityZone']} ({s['AvailableIpAddressCount']} free)" for s in found)
+
+
+def _vpc(clients: aws.Clients, config: EmrConfig) -> str:
+    """EMR makes its security groups in a VPC only where that has the tag, too."""
+    subnet = clients.ec2.describe_subnets(SubnetIds=[config.subnets[0]])["Subnets"][0]
+    found = clients.ec2.describe_vpcs(VpcIds=[subnet["VpcId"]])["Vpcs"][0]
+    key, value = next(iter(MANAGED.items()))
+    if {"Key": key, "Value": value} not in found.get("Tags", []):
+        raise InputError(f"{found['VpcId']} lacks the tag {key}={value}, without which EMR may make no security groups")
+    return str(found["VpcId"])
 
 
 def _release(clients: aws.Clients, config: EmrConfig) -> str:

@@ -63,7 +63,10 @@ def run_job_flow(
                 "MinimumCapacityUnits": scaling.minimum_units,
                 "MaximumCapacityUnits": scaling.maximum_units,
                 "MaximumOnDemandCapacityUnits": scaling.maximum_on_demand_units,
-                "MaximumCoreCapacityUnits": config.fleets.core.on_demand_units,
+                # what grows is the task fleet; without one it is the core fleet, or nothing could
+                "MaximumCoreCapacityUnits": config.fleets.core.on_demand_units
+                if config.fleets.task
+                else scaling.maximum_units,
             }
         },
         "AutoTerminationPolicy": {"IdleTimeout": config.idle_minutes * 60},

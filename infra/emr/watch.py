@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.emr import aws
 from infra.emr.request import RUN_TAG
@@ -81,7 +81,7 @@ def start(clients: aws.Clients, request: dict[str, Any], run: str, pause_s: floa
     for attempt in range(START_ATTEMPTS):
         try:
             return str(clients.emr_once.run_job_flow(**request)["JobFlowId"])
-        except NoCredentialsError:
+        except aws.NOT_LOGGED_IN:
             raise
         except (ClientError, BotoCoreError) as error:
             refused = isinstance(error, ClientError) and _status(error) < 500
@@ -159,7 +159,7 @@ def _passing(error: Exception) -> bool:
     """Whether an error may be gone at the next look."""
     if isinstance(error, ClientError):
         return aws.code_of(error) in aws.THROTTLED or _status(error) >= 500
-    return not isinstance(error, NoCredentialsError)
+    return not isinstance(error, aws.NOT_LOGGED_IN)
 
 
 def _end_if_old(emr: Any, state: ClusterState, config: EmrConfig) -> None:

@@ -17,6 +17,7 @@ TOKEN_BYTES = 32
 DASHBOARD_PORT = 8265
 PROMETHEUS_PORT = 9090
 GRAFANA_PORT = 3000
+TUNNELLED_PORTS = (DASHBOARD_PORT, PROMETHEUS_PORT, GRAFANA_PORT)
 
 
 def token_path() -> Path:
@@ -53,7 +54,7 @@ def token() -> str:
     Raises
     ------
     InputError
-        There is none.
+        There is none, or it cannot be one.
     """
     found = os.environ.get("RAY_AUTH_TOKEN", "")
     if not found and token_path().is_file():
@@ -62,6 +63,10 @@ def token() -> str:
         raise InputError(
             f"There is no token for Ray: copy the cluster's to {token_path()} (mode 600), or name its file by "
             "RAY_AUTH_TOKEN_PATH."
+        )
+    if not (found.isascii() and found.isprintable()) or " " in found:
+        raise InputError(
+            "The token for Ray is not one line of letters and digits; copy the cluster's file again, unchanged."
         )
     return found
 
@@ -78,9 +83,19 @@ def tunnel(target: str, key: str | None = None) -> str:
     >>> tunnel("ubuntu@192.0.2.7")
     'ssh -N -L 8265:127.0.0.1:8265 -L 9090:127.0.0.1:9090 -L 3000:127.0.0.1:3000 ubuntu@192.0.2.7'
     """
-    ports = " ".join(f"-L {port}:127.0.0.1:{port}" for port in (DASHBOARD_PORT, PROMETHEUS_PORT, GRAFANA_PORT))
+    ports = " ".join(f"-L {port}:127.0.0.1:{port}" for port in TUNNELLED_PORTS)
     identity = f"-i {shlex.quote(key)} " if key else ""
     return f"ssh -N {identity}{ports} {target}"
+
+
+def attached_tunnel(file: str) -> str:
+    """The same by Ray itself, with the key that it made for a cluster file without one; a shell on the head comes with it.
+
+    >>> attached_tunnel("mine.yaml")
+    'RAY_AUTH_MODE=token ray attach --port-forward=8265 --port-forward=9090 --port-forward=3000 mine.yaml'
+    """
+    ports = " ".join(f"--port-forward={port}" for port in TUNNELLED_PORTS)
+    return f"RAY_AUTH_MODE=token ray attach {ports} {shlex.quote(file)}"
 
 
 def exports(address: str, path: Path) -> list[str]:

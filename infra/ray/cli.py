@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import math
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from typing import Any
 from infra.pipeline import run_command
 from infra.ray import auth, clusters, local
 from infra.ray.dashboard import Dashboard
+from infra.ray.packing import is_python, pack
+from lensdata import jobs
 from lensdata.errors import InputError
 from lensdata.steps import EXIT_DONE, EXIT_FAILED
 
@@ -35,8 +39,10 @@ def add_parsers(commands: Any) -> None:
         known, "submit", _submit, "run a step on a cluster and follow it; the same line again goes on following"
     )
     _address(submit)
-    submit.add_argument("--cpus", type=float, help="CPUs for the submitted process itself; none by default")
-    submit.add_argument("--gpus", type=float, help="GPUs for it; by default one for score and probe where there is one")
+    submit.add_argument("--cpus", type=_amount, help="CPUs for the submitted process itself; none by default")
+    submit.add_argument(
+        "--gpus", type=_amount, help="GPUs for it; by default one for score and probe where there is one"
+    )
     submit.add_argument(
         "--env", action="append", default=[], metavar="NAME=VALUE", help="a variable of the job; no secrets"
     )
@@ -127,12 +133,30 @@ def _head_ip(definition: clusters.Definition) -> str:
 
 def _submit(args: argparse.Namespace) -> int:
     from infra.ray import submit
-    from infra.ray.packing import pack
 
-    words = args.words[1:] if args.words[:1] == ["--"] else args.words
+    own = args.words[:1] == ["--"]
+    words = args.words[1:] if own else args.words
+    if words and not own:
+        _require_step(words[0])
     variables = dict(_variable(text) for text in args.env)
     submission = submit.Submission(pack(words), args.cpus, args.gpus, variables)
     return submit.run(submission, local.find(args.address), _say, _write, wait=not args.no_wait)
+
+
+def _require_step(word: str) -> None:
+    """Without the two dashes a step is meant: a slip of the pen shall not go to the cluster as a command."""
+    if word in jobs.JOBS or is_python(word):
+        return
+    near = difflib.get_close_matches(word, jobs.JOBS, 1)
+    hint = f"did you mean {near[0]}?" if near else "`lensdata ray submit -- COMMAND...` sends any other command."
+    raise InputError(f"There is no step {word}; {hint}")
+
+
+def _amount(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no amount; give 0 or more")
+    return value
 
 
 def _variable(text: str) -> tuple[str, str]:

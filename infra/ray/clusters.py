@@ -51,11 +51,10 @@ class Definition:
         address = f"http://127.0.0.1:{auth.DASHBOARD_PORT}"
         if not self.kubernetes:
             access = self.values.get("auth", {})
-            user = access.get("ssh_user", "ubuntu")
-            return [
-                auth.tunnel(f"{user}@{head_ip}", access.get("ssh_private_key")),
-                *auth.exports(address, auth.token_path()),
-            ]
+            user, key = access.get("ssh_user", "ubuntu"), access.get("ssh_private_key")
+            # Without a key in the file Ray made one, under a name that it alone knows.
+            tunnel = auth.tunnel(f"{user}@{head_ip}", key) if key else auth.attached_tunnel(str(self.path))
+            return [tunnel, *auth.exports(address, auth.token_path())]
         name = shlex.quote(self.name)
         service = f"svc/{name}-head-svc"
         if self.values["kind"] == "RayJob":  # its cluster gets a name of its own

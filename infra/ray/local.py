@@ -21,6 +21,7 @@ from pathlib import Path
 from infra import processes
 from infra.ray import auth, loopback_node
 from infra.ray.dashboard import Dashboard, address_of
+from lensdata import storage
 from lensdata.errors import InputError
 
 LOOPBACK = "127.0.0.1"
@@ -106,6 +107,7 @@ def start(folder: Path, nodes: int, cpus: int, dashboard_port: int | None = None
     )  # fmt: skip
     head = ["--head", f"--port={port}", "--dashboard-host", LOOPBACK, f"--dashboard-port={dashboard}",
             f"--ray-client-server-port={free_port()}"]  # fmt: skip
+    _write_state(cluster)  # from here on `stop` knows what there is
     try:
         cluster = _with_node(cluster, head)
         _wait_for(cluster, cluster.nodes)
@@ -143,11 +145,12 @@ def load(folder: Path) -> LocalCluster:
 def find(given: str | None) -> str:
     """The dashboard that is meant: the option, Ray's variables, the cluster of the usual folder, the end of a tunnel.
 
-    Of the cluster of the usual folder the token is known, too, and Ray's variables are set to it.
+    Of the cluster of the usual folder the token is known, too, and Ray's variables are set to it; by its address as well,
+    which is what our own messages name.
     """
     named = given or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
-    if not named and (Path(FOLDER) / STATE_FILE).exists():
-        cluster = load(Path(FOLDER))
+    cluster = load(Path(FOLDER)) if (Path(FOLDER) / STATE_FILE).exists() else None
+    if cluster and (named or cluster.dashboard).rstrip("/") == cluster.dashboard:
         os.environ |= cluster.environment()
         os.environ.pop("RAY_AUTH_TOKEN", None)
         return cluster.dashboard
@@ -229,10 +232,18 @@ def _with_node(cluster: LocalCluster, options: list[str]) -> LocalCluster:
             command, stdin=subprocess.DEVNULL, stdout=handle, stderr=subprocess.STDOUT, start_new_session=True,
             env=_node_environment(cluster, name),
         )  # fmt: skip
-    node = NodeProcess(name, process.pid, began(process.pid), metrics_port, str(log))
-    cluster = replace(cluster, nodes=[*cluster.nodes, node])
-    (Path(cluster.folder) / STATE_FILE).write_text(json.dumps(asdict(cluster), indent=1))
+    try:
+        node = NodeProcess(name, process.pid, began(process.pid), metrics_port, str(log))
+        cluster = replace(cluster, nodes=[*cluster.nodes, node])
+        _write_state(cluster)
+    except BaseException:  # not on record, so that nobody else could end it
+        process.kill()
+        raise
     return cluster
+
+
+def _write_state(cluster: LocalCluster) -> None:
+    storage.write_json(str(Path(cluster.folder) / STATE_FILE), asdict(cluster))
 
 
 def _node_environment(cluster: LocalCluster, name: str) -> dict[str, str]:

@@ -74,7 +74,7 @@ def pack(words: list[str]) -> Packed:
         raise InputError("There is nothing to submit; give a step, for example `lensdata ray submit train --config …`.")
     job, arguments = _step(words)
     if job is None:
-        return Packed(("python" if _is_python(words[0]) else words[0], *words[1:]), None, None, {})
+        return Packed(("python" if is_python(words[0]) else words[0], *words[1:]), None, None, {})
     request = steps.parse(job, arguments)
     _check_work(job, request)
     own, files = _portable(job, arguments)
@@ -89,13 +89,14 @@ def _step(words: list[str]) -> tuple[steps.Job | None, list[str]]:
                 f"Step {job.name} runs on Spark; submit it with spark-submit, or `lensdata run --spark-on`."
             )
         return job, words[1:]
-    if _is_python(words[0]) and len(words) > 2 and words[1] == "-m":
+    if is_python(words[0]) and len(words) > 2 and words[1] == "-m":
         found = [job for job in jobs.JOBS.values() if job.module == words[2] and job.engine in ENGINES]
         return (found[0] if found else None), words[3:]
     return None, words
 
 
-def _is_python(word: str) -> bool:
+def is_python(word: str) -> bool:
+    """Whether a word starts Python, by whatever name."""
     return word in ("python", "python3", sys.executable) or Path(word).name.startswith("python")
 
 

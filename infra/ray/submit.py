@@ -161,7 +161,8 @@ class Cluster:
             if not job.status.is_terminal():
                 self._require_same(job, submission)
                 return job.submission_id, False
-        submission_id = f"{stem}-{len(before) + 1}"
+        # One more than the last, not their number: of deleted jobs a number would be given again, and taken for a race.
+        submission_id = f"{stem}-{1 + max((_attempt(job) for job in before), default=0)}"
         with _working_dir(submission.packed) as folder:
             say(f"$ {equivalent(submission, self.dashboard.address, submission_id)}")
             try:
@@ -285,6 +286,11 @@ def _working_dir(packed: Packed) -> Iterator[Path | None]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         yield Path(folder)
+
+
+def _attempt(job: Any) -> int:
+    number = str(job.submission_id).rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _web_errors() -> tuple[type[Exception], ...]:

@@ -95,7 +95,10 @@ class EmrConfig(Config):
 
     region: str = Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$", description="AWS region of cluster and bucket")
     account: str = Field(pattern=r"^\d{12}$", description="account id; credentials of another account are refused")
-    bucket: str = Field(min_length=3, description="bucket of code, packages and logs")
+    bucket: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+        description="bucket of code, packages and logs: its name, no address",
+    )
     prefix: str = Field("lensdata", pattern=r"^[A-Za-z0-9][A-Za-z0-9/_.-]*[A-Za-z0-9]$", description="prefix in it")
     release: str = Field("emr-7.13.0", pattern=r"^emr-\d+\.\d+\.\d+$", description="EMR release label")
     subnets: tuple[str, ...] = Field(min_length=1, description="private subnets; EMR takes the one with most capacity")
@@ -123,7 +126,7 @@ class EmrConfig(Config):
     prices: Prices
 
     @model_validator(mode="after")
-    def _prices_known(self) -> EmrConfig:
+    def _fleets_priced_and_within_limits(self) -> EmrConfig:
         for fleet in (self.fleets.primary, self.fleets.core, self.fleets.task):
             for choice in fleet.types if fleet else ():
                 if choice.type not in self.prices.hourly:
@@ -133,6 +136,13 @@ class EmrConfig(Config):
             raise ValueError(f"scaling.minimum_units is below the {core} on-demand units of the core fleet")
         if self.scaling.maximum_on_demand_units < core:
             raise ValueError(f"scaling.maximum_on_demand_units is below the {core} units of the core fleet")
+        workers = [fleet for fleet in (self.fleets.core, self.fleets.task) if fleet]
+        start = sum(fleet.on_demand_units + fleet.spot_units for fleet in workers)
+        if start > self.scaling.maximum_units:
+            raise ValueError(
+                f"the fleets begin with {start} units of core and task, more than scaling.maximum_units "
+                f"{self.scaling.maximum_units}, which bounds the cost"
+            )
         return self
 
 

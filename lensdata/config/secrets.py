@@ -16,7 +16,7 @@ _SECRETS = {
         r"[?&](?:X-Amz-(?:Signature|Credential|Security-Token)|Signature|sig)=", re.IGNORECASE
     ),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "an access token": re.compile(r"\b(?:gh[pousr]_[0-9A-Za-z]{36}|hf_[0-9A-Za-z]{34})\b"),
+    "an access token": re.compile(r"\b(?:gh[pousr]_[0-9A-Za-z]{36}|github_pat_[0-9A-Za-z_]{22,}|hf_[0-9A-Za-z]{34})\b"),
 }
 
 

@@ -66,9 +66,10 @@ def sync_folder(
     Raises
     ------
     InputError
-        The source is missing or unfinished; the target holds something else; the disk is too small; a file is not what its
-        table says.
+        The source is missing or unfinished; the target is the source, is inside it or holds something else; the disk is too
+        small; a file is not what its table says.
     """
+    target = _target(source, target)
     if not storage.exists(storage.join(source, "_SUCCESS")):
         raise InputError(f"{source} has no _SUCCESS, so it is no finished folder; wait for the step that writes it.")
     digests = _digests(source)
@@ -88,7 +89,7 @@ def sync_folder(
         target.mkdir(parents=True, exist_ok=True)
         made = fetch(data, target, workers=workers, seen=lambda done, _: seen(done, len(wanted)))
         for number, file in enumerate(others, len(data) + 1):  # few and small; the marks last, in their order
-            storage.write_bytes(str(file.target), storage.read_bytes(file.source))
+            _copy_whole(file)
             seen(number, len(wanted))
     return replace(made, files=len(wanted), fetched_bytes=made.fetched_bytes + sum(file.size for file in others))
 
@@ -183,6 +184,18 @@ def _copy(file: Wanted, named_by_content: bool) -> int | None:
     )
 
 
+def _copy_whole(file: Wanted) -> None:
+    """Fetch a file without a checksum from its beginning; what a kill leaves has the name that the next copy knows."""
+    file.target.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(file.target)
+    with part.open("wb") as handle:
+        for piece in storage.read_pieces(file.source, 0, file.size, PIECE_BYTES, file.size):
+            handle.write(piece)
+        handle.flush()
+        os.fsync(handle.fileno())
+    part.replace(file.target)
+
+
 def _part(target: Path) -> Path:
     return target.with_name(target.name + ".part")
 
@@ -206,6 +219,16 @@ def _continue(file: Wanted, part: Path) -> tuple[int, str]:
         handle.flush()
         os.fsync(handle.fileno())
     return fetched, digest.hexdigest()
+
+
+def _target(source: str, target: Path) -> Path:
+    """The whole name of the target; a copy onto or into its own source would take the marks of what it copies."""
+    whole = target.resolve()
+    if not storage.is_s3(source) and whole.is_relative_to(storage.local_path(source).resolve()):
+        raise InputError(f"{target} is {source} or lies inside it; choose a folder outside.")
+    if whole.exists() and not whole.is_dir():
+        raise InputError(f"{target} is a file; choose a new folder.")
+    return whole
 
 
 @contextmanager
@@ -259,5 +282,8 @@ def _require_same(source: str, target: Path, files: dict[str, str]) -> None:
         name = path.relative_to(target).as_posix().removesuffix(".part")
         if path.is_file() and name not in files:
             raise InputError(f"{target} holds {name}, which {source} has not; choose a new folder, or remove this one.")
-    for mark in ("_SUCCESS", "_table.json"):  # what is being changed looks unfinished
-        (target / mark).unlink(missing_ok=True)
+    marks = [path for path in target.rglob("*") if path.name in ("_SUCCESS", "_table.json")]
+    for path in sorted(
+        marks, key=lambda path: storage.publishing_order(path.relative_to(target).as_posix()), reverse=True
+    ):
+        path.unlink()  # what is being changed looks unfinished, the tables inside it as well

@@ -62,11 +62,12 @@ class SimulationServer(ThreadingHTTPServer):
         port: int = 0,
         access_log: Path | None = None,
     ) -> None:
-        super().__init__((host, port), Handler)
+        # before the socket: where it cannot be opened, the base class closes what there is
         self.service = service
         self.faults = FaultPlan(faults or service.renderer.survey.config.faults)
         self._log = access_log.open("a", buffering=1) if access_log else None
         self._log_lock = threading.Lock()
+        super().__init__((host, port), Handler)
 
     @property
     def url(self) -> str:
@@ -244,7 +245,14 @@ def _serve(args: argparse.Namespace, folder: str) -> int:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return steps.EXIT_INPUT
-    with SimulationServer(service, faults, host=args.host, port=args.port, access_log=args.access_log) as server:
+    try:
+        made = SimulationServer(service, faults, host=args.host, port=args.port, access_log=args.access_log)
+    except OSError as error:
+        sys.stderr.write(
+            f"error: {args.host}:{args.port} cannot be listened on ({error.strerror}); choose another --port.\n"
+        )
+        return steps.EXIT_INPUT
+    with made as server:
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             threading.Thread(target=server.shutdown, daemon=True).start()

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from spark_jobs import extract_pool
 
 
+@pytest.mark.slow
 def test_spark_submit_gives_the_table_of_the_shared_session(sky, chain, tmp_path):
     submit = Path(sys.executable).with_name("spark-submit")
     command = [str(submit), "--master", "local[2]", extract_pool.__file__, f"inputs.sweeps={sky.sweeps}",

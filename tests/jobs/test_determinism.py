@@ -23,6 +23,7 @@ def settings(spark):
     spark.conf.set("spark.sql.shuffle.partitions", before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize(
     ("partitions", "rows_per_split"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import distribution, files
@@ -60,6 +62,48 @@ def test_what_a_dockerfile_copies_is_there_and_let_through(path):
         for source in rest.split()[:-1] if word == "COPY" else ():
             assert (ROOT / source).exists(), source
             assert any(Path(source).match(pattern) for pattern in allowed), f".dockerignore hides {source}"
+
+
+def test_the_mounts_of_a_rehearsal_are_seen_by_nobody_else_and_end_with_it_even_when_it_is_killed(tmp_path):
+    may = [shutil.which("unshare") or "false", "--mount", "--propagation", "private", "true"]
+    if subprocess.run(may, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no mounts may be made here")
+    place, shown = tmp_path / "place", tmp_path / "shown"
+    for folder in (place, shown):
+        folder.mkdir()
+    (shown / "file").touch()
+    script = tmp_path / "room.py"
+    script.write_text(
+        f"import importlib.util, os, signal, subprocess\n"
+        f"spec = importlib.util.spec_from_file_location('rehearse', {str(DOCKER / 'rehearse.py')!r})\n"
+        f"rehearse = importlib.util.module_from_spec(spec)\n"
+        f"spec.loader.exec_module(rehearse)\n"
+        f"rehearse.alone()\n"
+        f"subprocess.run(['mount', '--bind', {str(shown)!r}, {str(place)!r}], check=True)\n"
+        f"print(os.listdir({str(place)!r}), flush=True)\n"
+        f"os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    try:
+        assert (killed.returncode, killed.stdout) == (-signal.SIGKILL, "['file']\n")
+        assert not list(place.iterdir())
+    finally:
+        subprocess.run(["umount", "--lazy", place], capture_output=True, check=False)
+
+
+def test_a_rehearsal_mounts_nothing_before_its_mounts_are_its_own(monkeypatch):
+    rehearse = program("rehearse")
+    order: list[str] = []
+    monkeypatch.setattr(rehearse.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(rehearse.shutil, "which", lambda name: name)
+    monkeypatch.setattr(rehearse, "alone", lambda: order.append("alone"))
+    monkeypatch.setattr(rehearse, "fresh", lambda *given: order.append("fresh") or sys.exit("far enough"))
+    monkeypatch.setattr(sys, "argv", ["rehearse.py", "rooms", "--image", "spark"])
+
+    with pytest.raises(SystemExit, match="far enough"):
+        rehearse.main()
+
+    assert order == ["alone", "fresh"]
 
 
 @pytest.mark.parametrize("image", ["spark", "ray"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from infra import cli
+from infra.ray.packing import pack
 from lensdata import __version__, steps
 from lensdata.jobs import JOBS
 
@@ -96,6 +97,12 @@ def check_program(words: list[str]) -> None:
         assert importlib.util.find_spec(rest[1]) is not None
     elif rest[0] != "-c":
         assert (ROOT / rest[0]).is_file()
+
+
+@of("lensdata")
+def test_what_the_pages_submit_to_a_cluster_is_not_refused_there(page, words):
+    if words[1:3] == ["ray", "submit"] and not {"--", "…"} & set(words):
+        pack(words[3:])
 
 
 @of("make")

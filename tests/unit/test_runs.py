@@ -131,6 +131,51 @@ def test_removing_asks_and_takes_runs_only(runs, tmp_path, capsys):
     assert not (tmp_path / "fast").exists()
 
 
+DAMAGE = {
+    "config.yaml": ["", "optimizer: [1", "- 1\n"],
+    "metrics.jsonl": ["", '{"epoch": 0, "train_lo', '{"loss": 1.0}\n', "7\n"],
+    "best.json": ['{"epo', "[]"],
+    "run_info.json": ["{", "[]"],
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name in DAMAGE for content in DAMAGE[name]])
+def test_a_damaged_run_is_named_in_one_sentence_and_can_be_removed(runs, tmp_path, capsys, name, content):
+    shutil.copytree(runs / "slow", tmp_path / "cut")
+    (tmp_path / "cut" / name).write_text(content)
+
+    assert main(["runs", "compare", str(tmp_path / "cut"), str(runs / "fast")]) == 2
+    assert re.fullmatch(rf"error: \S+/cut/{name} is (damaged|not valid JSON).*\.\n", capsys.readouterr().err)
+    assert main(["runs", "rm", str(tmp_path / "cut"), "--yes"]) == 0
+    assert not (tmp_path / "cut").exists()
+
+
+def test_a_run_whose_configuration_is_gone_is_not_compared(runs, tmp_path, capsys):
+    shutil.copytree(runs / "slow", tmp_path / "cut")
+    (tmp_path / "cut" / "config.yaml").unlink()
+
+    assert main(["runs", "compare", str(tmp_path / "cut"), str(runs / "fast")]) == 2
+    assert "cut/config.yaml does not exist" in capsys.readouterr().err
+
+
+def test_one_damaged_run_does_not_hide_the_others(runs, tmp_path, capsys):
+    shutil.copytree(runs / "slow", tmp_path / "cut")
+    shutil.copytree(runs / "fast", tmp_path / "whole")
+    (tmp_path / "cut" / "metrics.jsonl").write_text('{"epoch": 0, "tr')
+
+    assert main(["runs", "list", str(tmp_path), "--json"]) == 2
+    said = capsys.readouterr()
+    assert list(json.loads(said.out)) == [str(tmp_path / "whole")]
+    assert "cut/metrics.jsonl is damaged or cut short" in said.err
+
+
+def test_a_place_without_runs_is_said_to_be_one(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (tmp_path, tmp_path / "notes.txt"):
+        assert main(["runs", "list", str(place)]) == 2
+        assert f"{place} holds no training run" in capsys.readouterr().err
+
+
 def test_importing_the_package_starts_nothing_heavy():
     import subprocess
     import sys

@@ -162,14 +162,29 @@ def test_a_cutout_service_may_not_be_the_forbidden_host_either(forbidden):
 
 
 @pytest.mark.parametrize(
-    "address", ["169.254.169.254", "169.254.170.2", "::ffff:169.254.169.254", "fe80::1%eth0", "fd00:ec2::254"]
+    "address",
+    [
+        "169.254.169.254",
+        "169.254.170.2",
+        "::ffff:169.254.169.254",
+        "64:ff9b::169.254.169.254",
+        "2002:a9fe:a9fe::1",
+        "fe80::1%eth0",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "168.63.129.16",
+        "100.100.100.200",
+        "192.0.0.192",
+    ],
 )
 def test_addresses_of_clouds_credentials_are_known(address):
     with pytest.raises(network.ForbiddenHost):
         network.require_public("somewhere", address)
 
 
-@pytest.mark.parametrize("address", ["128.55.206.109", "10.0.0.7", "127.0.0.1", "2620:83:8000::1"])
+@pytest.mark.parametrize(
+    "address", ["128.55.206.109", "10.0.0.7", "127.0.0.1", "2620:83:8000::1", "64:ff9b::128.55.206.109"]
+)
 def test_other_addresses_are_not_refused(address):
     network.require_public("somewhere", address)
 
@@ -245,6 +260,7 @@ SECRETS = {
     "AKIA" + "A1B2C3D4E5F6G7H8": "A1B2C3D4E5F6G7H8",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIEow": "MIIEow",
     "hf_" + "a" * 34: "a" * 34,
+    "github_pat_" + "a1" * 11 + "_" + "b2" * 29: "a1" * 11,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -30,3 +31,23 @@ def test_model_prints_its_line_and_returns_the_modules_code(capfd: pytest.Captur
     captured = capfd.readouterr()
     assert captured.out == f"$ {sys.executable} -m ray_train.model resnet19\n"
     assert captured.err.startswith("error: Model: unknown architecture 'resnet19'")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    """As in ``lensdata … | head -1``."""
+    program = [
+        sys.executable,
+        "-c",
+        "from infra.cli import entry; entry()",
+        "run",
+        "demo",
+        "--dry-run",
+        "--output",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read().decode()
+
+    assert process.returncode == 0
+    assert said == ""

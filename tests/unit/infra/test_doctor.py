@@ -17,6 +17,7 @@ from rich.console import Console
 from infra import checks, cli, doctor
 from infra.checks import Finding
 from infra.ray import examination, nodes
+from lensdata.errors import InputError
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -78,7 +79,7 @@ def test_no_java_fails_where_spark_is_installed_and_warns_elsewhere(monkeypatch,
     assert one(checks.java()).verdict == "WARN"
 
 
-@pytest.mark.parametrize(("gb", "verdict"), [(4, "FAIL"), (20, "WARN"), (500, "OK")])
+@pytest.mark.parametrize(("gb", "verdict"), [(4, "FAIL"), (54, "WARN"), (500, "OK")])
 def test_a_full_disk_is_told_by_the_folder_that_will_hold_runs(monkeypatch, tmp_path, gb, verdict):
     asked = []
     monkeypatch.setattr("shutil.disk_usage", lambda path: asked.append(path) or Usage(0, 0, gb * 1e9))
@@ -129,6 +130,12 @@ def test_a_bucket_that_is_not_there_fails_by_name(bucket):
     assert found.verdict == "FAIL"
     assert "write under s3://another-bucket/x" in found.found
     assert "NoSuchBucket" in found.found
+
+
+@pytest.mark.parametrize("uri", ["somewhere", "s3://", "s3:///"])
+def test_a_place_without_a_bucket_is_refused(uri):
+    with pytest.raises(InputError, match="--s3 takes s3://BUCKET or s3://BUCKET/PREFIX"):
+        next(checks.bucket(uri))
 
 
 def test_an_object_that_cannot_be_read_is_deleted_all_the_same(bucket, monkeypatch):

@@ -14,6 +14,7 @@ import boto3
 import botocore.session
 import pytest
 import yaml
+from botocore.exceptions import ClientError, ProfileNotFound, SSOTokenLoadError, UnauthorizedSSOTokenError
 from botocore.stub import Stubber
 
 from infra import pipeline as pipelines
@@ -269,6 +270,13 @@ def test_the_request_is_the_recorded_one_and_valid_to_botocore(config):
         assert emr.run_job_flow(**made)["JobFlowId"] == "j-1"
 
 
+def test_without_a_task_fleet_the_core_fleet_grows(config):
+    fleets = config.fleets.model_copy(update={"task": None})
+    for found, wanted in ((config, 8), (config.model_copy(update={"fleets": fleets}), 64)):
+        made = request.run_job_flow(found, "demo", "run", [], {})
+        assert made["ManagedScalingPolicy"]["ComputeLimits"]["MaximumCoreCapacityUnits"] == wanted
+
+
 def test_a_survey_on_s3_is_copied_before_it_is_served(here, tmp_path):
     storage.write_bytes(f"{here.output}/mock_survey/survey.json", b"{}")
     storage.write_bytes(f"{here.output}/mock_survey/sweeps/a.fits", b"rows")
@@ -299,6 +307,11 @@ def test_the_mock_service_listens_on_loopback_unless_told_otherwise():
             {"scaling": {"minimum_units": 9, "maximum_units": 8, "maximum_on_demand_units": 8}},
             "more than maximum_units",
         ),
+        (
+            {"scaling": {"minimum_units": 8, "maximum_units": 16, "maximum_on_demand_units": 16}},
+            "begin with 32 units of core and task, more than scaling.maximum_units 16",
+        ),
+        ({"bucket": "s3://lensdata-example"}, "bucket"),
         ({"step_concurrency": 2}, "step_concurrency"),
         ({"acount": "1"}, "did you mean 'account'"),
         ({"account": "12"}, "account"),
@@ -345,6 +358,7 @@ def test_an_account_as_the_stack_makes_it_passes(here):
         "roles",
         "security",
         "subnets",
+        "vpc",
         "release",
     }
 
@@ -384,6 +398,14 @@ def test_a_subnet_that_emr_may_not_use_is_refused(here):
         preflight.refuse(findings(here))
 
 
+def test_a_vpc_in_which_emr_may_make_no_security_groups_is_refused(here):
+    ec2 = boto3.client("ec2")
+    subnet = ec2.describe_subnets(SubnetIds=load_config(EmrConfig, here.config).subnets)["Subnets"][0]
+    ec2.delete_tags(Resources=[subnet["VpcId"]], Tags=[{"Key": "for-use-with-amazon-emr-managed-policies"}])
+    with pytest.raises(InputError, match=f"vpc: {subnet['VpcId']} lacks the tag"):
+        preflight.refuse(findings(here))
+
+
 def test_a_bucket_of_another_region_is_refused(here):
     boto3.client("s3", region_name="eu-west-1").create_bucket(
         Bucket="lensdata-far", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
@@ -410,6 +432,36 @@ def test_what_may_not_be_read_is_a_note_and_no_refusal(here):
     found = findings(here)
     preflight.refuse(found)
     assert "note  release: could not be read (AccessDeniedException)" in [str(entry) for entry in found]
+
+
+def test_an_input_that_only_the_cluster_may_read_is_a_note(here, monkeypatch):
+    def forbidden(uri):
+        try:
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadObject")
+        except ClientError as error:
+            raise PermissionError("Forbidden") from error  # as s3fs does
+
+    monkeypatch.setattr(storage, "exists", forbidden)
+    step = {"name": "pool", "run": "extract_pool", "inputs": {"sweeps": "s3://theirs/sweeps", "lenses": "lenscat"}}
+    path = here.folder / "p.yaml"
+    path.write_text(yaml.safe_dump({"name": "p", "steps": [step]}))
+    found = load_config(EmrConfig, here.config)
+    pipeline = pipelines.Pipeline.load(str(path), pipelines.Options(here.output, "emr"))
+    lines = [str(entry) for entry in preflight.run(aws.connect(found), found, pipeline, lambda: "import")]
+    assert "note  inputs: could not be read (403)" in lines
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ProfileNotFound(profile="nobody"), UnauthorizedSSOTokenError(), SSOTokenLoadError(error_msg="the token is old")],
+    ids=lambda error: type(error).__name__,
+)
+def test_who_is_not_logged_in_is_told_to(error):
+    with (
+        pytest.raises(InputError, match="credentials are missing or expired while looking .* log in"),
+        aws.sentences("looking"),
+    ):
+        raise error
 
 
 def test_missing_credentials_are_a_sentence(here, monkeypatch):
@@ -452,19 +504,46 @@ def test_the_stack_can_be_created_and_makes_what_the_configuration_names(url, co
     assert [role["RoleName"] for role in profile["InstanceProfile"]["Roles"]] == ["lensdata-emr-node"]
 
 
-def test_no_role_of_the_stack_may_do_everything():
-    class Loader(yaml.SafeLoader):
-        """Reads CloudFormation's short forms as plain values."""
+class Loader(yaml.SafeLoader):
+    """Reads CloudFormation's short forms as plain values, and lists behind them as lists."""
 
-    Loader.add_multi_constructor("!", lambda loader, suffix, node: f"{suffix} {getattr(node, 'value', '')}")
-    resources = yaml.load(STACK.read_text(), Loader)["Resources"]
+
+def _short_form(loader, suffix, node):
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return f"{suffix} {node.value}"
+
+
+Loader.add_multi_constructor("!", _short_form)
+
+
+def statements(resource: str) -> dict[str, dict]:
+    """The statements of a resource of the stack, conditional ones too, by their names."""
+    properties = yaml.load(STACK.read_text(), Loader)["Resources"][resource]["Properties"]
+    documents = [entry["PolicyDocument"] for entry in properties.get("Policies", [properties])]
+    entries = [entry for document in documents for entry in document["Statement"]]
+    found = [entry[1] if isinstance(entry, list) else entry for entry in entries]
+    return {entry.get("Sid", str(number)): entry for number, entry in enumerate(found)}
+
+
+def test_no_role_of_the_stack_may_do_everything():
     for name in ("ServiceRole", "NodeRole"):
-        for policy in resources[name]["Properties"]["Policies"]:
-            for statement in policy["PolicyDocument"]["Statement"]:
-                if isinstance(statement, dict):
-                    actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
-                    assert not any("*" in action for action in actions)
-                    assert statement["Resource"] != "*"
+        for statement in statements(name).values():
+            actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            assert not any("*" in action for action in actions)
+            assert statement["Resource"] != "*"
+
+
+def test_a_machine_learns_that_an_object_is_not_there():
+    """S3 answers HEAD with 404 only to who may list the bucket, and HEAD names no prefix that a condition could allow."""
+    listing = [entry for entry in statements("NodeRole").values() if "s3:ListBucket" in entry["Action"]]
+    assert any(entry["Resource"] == "GetAtt Bucket.Arn" and "Condition" not in entry for entry in listing)
+
+
+def test_the_launcher_may_look_at_the_inputs_that_the_machines_read():
+    machine, launcher = statements("NodeRole")["ReadInput"], statements("LauncherPolicy")["ReadInput"]
+    assert machine["Action"] == launcher["Action"]
+    assert machine["Resource"] == launcher["Resource"][1]  # behind the condition that there is such a bucket
 
 
 def test_the_security_configuration_of_the_stack_is_one_that_the_checks_accept():

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import boto3
 import pytest
+import s3fs
 import yaml
+from botocore.exceptions import ClientError, UnauthorizedSSOTokenError
 
+from infra import cli
 from infra.emr import watch
 from lensdata import jobs, steps, storage
 from tests.emr_endpoint import Fault, Result
@@ -120,6 +123,7 @@ def names(request: dict) -> list[str]:
     return [step["Name"] for step in request["Steps"]]
 
 
+@pytest.mark.slow
 def test_spark_steps_run_on_clusters_and_the_others_here(here, capsys):
     assert here.run(pipeline(here, whole=True)) == 0
     shown = capsys.readouterr().out
@@ -218,6 +222,17 @@ def test_expired_credentials_leave_the_cluster_and_the_same_command_watches_it_a
     assert len(here.emr.clusters) == 1
 
 
+def test_a_login_that_expired_is_said_at_once_and_not_after_hours_of_missed_looks(here, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, "look", lambda emr, cluster: (_ for _ in ()).throw(UnauthorizedSSOTokenError()))
+        patch.setattr(watch, "MISSED_LOOKS", 1)
+        assert here.run(pipeline(here)) == 2
+    said = capsys.readouterr().err
+    assert "missing or expired while watching cluster j-TEST000000001" in said
+    assert "look missed" not in said
+    assert "TerminateJobFlows" not in here.emr.operations()
+
+
 def test_a_launcher_that_was_killed_finds_its_cluster_by_its_tag(here, capsys, monkeypatch):
     def killed(state):
         raise KeyboardInterrupt
@@ -239,6 +254,7 @@ def test_an_old_cluster_is_ended(here, capsys):
     assert here.emr.operations()[-1] == "TerminateJobFlows"
 
 
+@pytest.mark.slow
 def test_a_step_whose_input_is_made_anew_waits_for_it(here):
     """Whether two is to be repeated shows only when one is there: same content, so it is not."""
     assert here.run(pipeline(here)) == 0
@@ -249,8 +265,6 @@ def test_a_step_whose_input_is_made_anew_waits_for_it(here):
 
 def test_nobody_to_ask_and_no_yes_is_a_refusal(here, capsys):
     words = ["run", str(pipeline(here)), "--output", here.output, "--spark-on", "emr", "--emr", str(here.config)]
-    from infra import cli
-
     assert cli.main(words) == 2
     captured = capsys.readouterr()
     assert "add --yes" in captured.err
@@ -258,10 +272,71 @@ def test_nobody_to_ask_and_no_yes_is_a_refusal(here, capsys):
     assert here.emr.clusters == {}
 
 
-def test_an_output_on_this_machine_is_refused(here, capsys):
+def test_ctrl_d_at_the_question_means_no(here, capsys, monkeypatch):
+    def ended(question):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", ended)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    words = ["run", str(pipeline(here)), "--output", here.output, "--spark-on", "emr", "--emr", str(here.config)]
+    assert cli.main(words) == 2
+    assert "Nothing was started." in capsys.readouterr().err
+    assert here.emr.clusters == {}
+
+
+def test_an_output_on_this_machine_is_refused_and_not_made(here, capsys):
     here.output = str(here.folder / "out")
     assert here.run(pipeline(here)) == 2
     assert "give --output s3://" in capsys.readouterr().err
+    assert not Path(here.output).exists()
+
+
+@pytest.fixture
+def logged_out(here, monkeypatch):
+    """The account, and nobody who has credentials for it; clients that were made before know them still."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(here.folder / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for moment in ("before", "after"):
+        storage._s3.cache_clear()
+        s3fs.S3FileSystem.clear_instance_cache()
+        if moment == "before":
+            yield here
+
+
+@pytest.mark.parametrize("words", [("--dry-run",), ()], ids=["dry run", "run"])
+@pytest.mark.parametrize("profile", [None, "nobody"])
+def test_who_is_not_logged_in_gets_a_sentence(logged_out, capsys, monkeypatch, words, profile):
+    if profile:
+        monkeypatch.setenv("AWS_PROFILE", profile)
+    assert logged_out.run(pipeline(logged_out), *words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: AWS credentials are missing or expired while ")
+    assert said.count("\n") == 1
+    assert logged_out.emr.clusters == {}
+
+
+def test_an_output_that_one_may_not_read_is_a_sentence(here, capsys, monkeypatch):
+    def forbidden(uri):
+        try:
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadObject")
+        except ClientError as error:
+            raise PermissionError("Forbidden") from error  # as s3fs does
+
+    monkeypatch.setattr(storage, "exists", forbidden)
+    assert here.run(pipeline(here), "--dry-run") == 2
+    assert "AWS refused permission while asking AWS: Forbidden" in capsys.readouterr().err
+
+
+def test_a_defect_of_ours_keeps_its_trace(here, monkeypatch):
+    def broken(uri):
+        raise PermissionError("of a local file")
+
+    monkeypatch.setattr(storage, "exists", broken)
+    with pytest.raises(PermissionError):
+        here.run(pipeline(here), "--dry-run")
 
 
 def test_a_dry_run_prints_every_line_and_starts_nothing(here, capsys):
@@ -274,6 +349,14 @@ def test_a_dry_run_prints_every_line_and_starts_nothing(here, capsys):
     assert not storage.exists(here.output)
 
 
+def test_a_dry_run_leaves_out_what_lies_before_from(here, capsys):
+    assert here.run(pipeline(here, whole=True), "--dry-run", "--from", "four") == 0
+    shown = capsys.readouterr().out
+    assert "# one: before --from four" in shown
+    assert shown.count("spark-submit --master yarn --deploy-mode cluster") == 2  # the preflight and four
+
+
+@pytest.mark.slow
 def test_submit_status_logs_and_terminate(here, capsys):
     path = str(pipeline(here, bad="one"))
     here.emr.hold = "one"

@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from ray.scripts import scripts
 
 from infra import cli
 from infra.ray import auth, clusters
@@ -134,6 +135,16 @@ def test_up_prints_the_tunnel_and_what_to_export(filled, monkeypatch, capsys, tm
     assert f"export RAY_AUTH_TOKEN_PATH={tmp_path / 'token'}" in shown
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "token").read_text() not in shown
+
+
+def test_a_cluster_whose_key_ray_makes_is_reached_by_ray(filled):
+    definition = clusters.read(filled("aws"))
+    assert "ssh_private_key" not in definition.values["auth"]
+    line = shlex.split(definition.reach("192.0.2.7")[0])
+    assert line[:3] == ["RAY_AUTH_MODE=token", "ray", "attach"]
+    context = scripts.attach.make_context("attach", line[3:])  # Ray's own reading of the line
+    assert context.params["port_forward"] == (8265, 9090, 3000)
+    assert context.params["cluster_config_file"] == str(definition.path)
 
 
 def test_a_program_that_is_missing_is_named(filled, monkeypatch, capsys):

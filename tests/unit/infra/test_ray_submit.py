@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import yaml
 
 from infra import cli
-from infra.ray import local, submit
+from infra.ray import auth, local, submit
 from infra.ray.dashboard import Dashboard, address_of
 from infra.ray.packing import pack
 from lensdata.errors import InputError
@@ -76,11 +77,21 @@ def test_a_step_by_its_name_or_by_its_module_is_the_same_submission(files):
         (["extract_pool", "--output", "x"], "runs on Spark"),
         (["train", "--output", "x", "inputs.manifest=m", "epoch=3"], "did you mean 'epochs'"),
         (["score", "--output", "x"], "needs inputs.manifest"),
+        (["trian", "--output", "x"], "There is no step trian; did you mean train?"),
+        (["nvidia-smi"], "There is no step nvidia-smi; `lensdata ray submit -- COMMAND...`"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_sent(words, sentence, capsys):
     assert cli.main(["ray", "submit", "--address", "http://127.0.0.1:1", *words]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--cpus=-1", "--gpus=nan", "--gpus=inf", "--gpus=one"])
+def test_amounts_that_no_machine_has_are_refused(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["ray", "submit", option, "--", "true"])
+    assert ended.value.code == 2
+    assert option.partition("=")[2] in capsys.readouterr().err
 
 
 def test_the_key_follows_content_and_not_the_wish_to_replace(files):
@@ -221,6 +232,14 @@ def test_after_it_ended_the_same_output_gets_a_new_job(files, client):
     assert [job.submission_id[-2:] for job in client.jobs] == ["-1", "-2"]
 
 
+def test_jobs_that_were_deleted_do_not_lend_their_number_again(files, client):
+    for _ in range(2):
+        launch(pack(train(files)))
+    del client.jobs[0]
+    launch(pack(train(files)))
+    assert [job.submission_id[-2:] for job in client.jobs] == ["-2", "-3"]
+
+
 @pytest.mark.parametrize(
     ("end", "code"),
     [
@@ -324,6 +343,34 @@ def test_without_a_token_nothing_is_asked(monkeypatch, tmp_path):
         Dashboard(ADDRESS).version()
 
 
+@pytest.mark.parametrize("content", ["two\nlines", "two words", "Schlüssel"])
+def test_what_cannot_be_a_token_is_not_sent(monkeypatch, tmp_path, content):
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    (tmp_path / "token").write_text(content)
+    with pytest.raises(InputError, match="not one line of letters and digits"):
+        Dashboard(ADDRESS).version()
+
+
+@pytest.mark.parametrize("given", [None, "http://127.0.0.1:4321", "http://127.0.0.1:4321/"])
+def test_the_cluster_of_the_usual_folder_brings_its_token(monkeypatch, tmp_path, given):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / local.FOLDER
+    folder.mkdir(parents=True)
+    (folder / "auth_token").write_text("its own")
+    made = local.LocalCluster(str(folder), "temp", "a", "http://127.0.0.1:4321", str(folder / "auth_token"), 1)
+    (folder / local.STATE_FILE).write_text(json.dumps(made, default=vars))
+
+    assert local.find("http://127.0.0.1:8265") == "http://127.0.0.1:8265"
+    assert auth.token() == "another"
+    assert local.find(given) == made.dashboard
+    assert os.environ["RAY_AUTH_TOKEN_PATH"] == made.token_path
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
 def test_an_address_that_is_no_dashboards_is_refused():
     with pytest.raises(InputError, match="not the address of a Ray dashboard"):
         address_of("10.0.0.1:6379")
@@ -353,6 +400,29 @@ def test_a_process_that_has_the_number_of_another_is_left_alone(tmp_path):
     assert local.stop(tmp_path) == 0
     assert other.poll() is None
     other.kill()
+
+
+def test_a_start_that_is_interrupted_leaves_no_process_and_no_file(monkeypatch, tmp_path):
+    started = []
+
+    class Node(subprocess.Popen):
+        def __init__(self, command, **more):
+            super().__init__(["sleep", "600"], **more)
+            started.append(self)
+
+    def interrupted(pid):
+        raise KeyboardInterrupt  # before the node is on record
+
+    monkeypatch.setattr(local.subprocess, "Popen", Node)
+    monkeypatch.setattr(local, "began", interrupted)
+    monkeypatch.setattr(local.tempfile, "mkdtemp", lambda prefix: str(tmp_path / prefix))
+    (tmp_path / "ray-").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        local.start(tmp_path / "cluster", 2, 1)
+    [node] = started
+    assert node.wait(10) < 0
+    assert not (tmp_path / "ray-").exists()
+    assert not (tmp_path / "cluster" / local.STATE_FILE).exists()
 
 
 def test_a_folder_without_a_cluster_is_said_to_be_that(tmp_path, capsys):

@@ -113,6 +113,7 @@ ray.shutdown()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_values_are_on_the_nodes_metrics_port() -> None:
     pytest.importorskip("ray", reason="the extra lensdata[train] is not installed")

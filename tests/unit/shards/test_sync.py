@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -132,6 +133,74 @@ def test_unfinished_sources_missing_files_and_foreign_targets_are_refused(tmp_pa
     (tmp_path / "fetch" / "_SUCCESS").unlink()
     with pytest.raises(InputError, match="has no _SUCCESS"):
         sync_folder(str(tmp_path / "fetch"), tmp_path / "near")
+
+
+@pytest.mark.parametrize("place", ["fetch", "fetch/inside", "other/../fetch", "linked"])
+def test_a_copy_onto_or_into_its_source_is_refused_and_takes_nothing_from_it(tmp_path, place):
+    write_fetch(str(tmp_path / "fetch"))
+    (tmp_path / "linked").symlink_to(tmp_path / "fetch")
+    before = contents(str(tmp_path / "fetch"))
+
+    with pytest.raises(InputError, match="or lies inside it; choose a folder outside"):
+        sync_folder(str(tmp_path / "fetch"), tmp_path / place)
+    assert contents(str(tmp_path / "fetch")) == before
+
+
+def test_while_a_copy_is_renewed_none_of_its_tables_looks_finished(tmp_path, monkeypatch):
+    manifest = imported(tmp_path / "first")
+    source, target = tmp_path / "first" / "set", tmp_path / "near"
+    sync_folder(str(source), target)
+    assert (target / "manifest" / "_SUCCESS").exists()
+    assert manifest.uri == str(source / "manifest")
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sync, "fetch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sync_folder(str(source), target)
+    assert [path for path in target.rglob("*") if path.name in ("_SUCCESS", "_table.json")] == []
+
+
+def test_a_copy_killed_at_any_file_without_checksum_goes_on(tmp_path, monkeypatch):
+    write_fetch(str(tmp_path / "fetch"))
+    fsync, left = os.fsync, {"files": 0}
+
+    def killed(handle):
+        left["files"] -= 1
+        if left["files"] < 0:
+            raise KeyboardInterrupt  # the bytes are there, the name is not
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", killed)
+    for files in range(len(contents(str(tmp_path / "fetch")))):
+        left["files"] = files
+        with pytest.raises(KeyboardInterrupt):
+            sync_folder(str(tmp_path / "fetch"), tmp_path / f"near-{files}")
+        assert not (tmp_path / f"near-{files}" / "_SUCCESS").exists()
+        left["files"] = 1000
+        sync_folder(str(tmp_path / "fetch"), tmp_path / f"near-{files}")
+        assert contents(str(tmp_path / f"near-{files}")) == contents(str(tmp_path / "fetch"))
+
+
+@pytest.mark.parametrize(
+    ("out", "more", "sentence"),
+    [
+        ("near", ["--workers", "0"], "--workers must be at least 1, found 0"),
+        ("near", ["--workers=-1"], "--workers must be at least 1, found -1"),
+        ("s3://bucket/near", [], "sync copies to a disk of this machine"),
+        ("notes.txt", [], "notes.txt is a file; choose a new folder"),
+        (".", [], "holds fetch/_SUCCESS, which"),
+    ],
+)
+def test_places_that_cannot_take_a_copy_are_refused_in_one_sentence(tmp_path, monkeypatch, capsys, out, more, sentence):
+    write_fetch(str(tmp_path / "here" / "fetch"))
+    (tmp_path / "here" / "notes.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path / "here")
+
+    assert main(["shards", "sync", "fetch", out, *more]) == 2
+    assert sentence in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["fetch", "notes.txt"]
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_copied(source, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -253,3 +254,14 @@ def test_a_wrong_command_line_is_one_sentence(
     folder = tiny_folder if arguments else tmp_path
     assert main(["--survey", str(folder), *arguments]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said_in_one_sentence(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        assert main(["--survey", str(tiny_folder), "--port", str(port)]) == 2
+
+    assert f"127.0.0.1:{port} cannot be listened on (Address already in use)" in capsys.readouterr().err
