@@ -19,6 +19,8 @@ from spark_jobs.datasets import spark_schema
 from spark_jobs.transforms.confusers import flag_confusers
 from tests.pools import rows_of, write_pool, write_positives
 
+pytestmark = pytest.mark.slow
+
 # One galaxy of each category, and three plain ones; a merger is a pair.
 CRAFTED = {
     "ra": [10.0, 11.0, 12.0, 13.0, 14.0, 14.001, 15.0, 16.0, 17.0],

@@ -12,6 +12,8 @@ from lensdata.sky.healpix import cells_with_margin, pix2ang, widest_order
 from spark_jobs.transforms import cells
 from spark_jobs.transforms.crossmatch import nearest_within
 
+pytestmark = pytest.mark.slow
+
 ARCSEC = 1 / 3600
 PLACES = {
     "RA 0/360": (0.0, 0.0),

@@ -14,6 +14,8 @@ from lensdata import tables
 from lensdata.shards.manifests import read_manifest
 from ray_train import evaluate, train
 
+pytestmark = pytest.mark.slow
+
 TINY_TRAINING = Path(__file__).parents[2] / "configs" / "training" / "tiny.yaml"
 
 

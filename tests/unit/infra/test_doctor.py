@@ -122,7 +122,7 @@ def test_an_object_is_written_read_and_deleted_and_the_clock_compared(bucket):
 
     s3, clock = checks.bucket(f"{bucket}/some/where")
     assert (s3.verdict, clock.verdict) == ("OK", "OK")
-    assert boto3.client("s3").list_objects_v2(Bucket="stamps")["KeyCount"] == 0
+    assert boto3.client("s3").list_objects_v2(Bucket="stamps", Prefix="some/")["KeyCount"] == 0
 
 
 def test_a_bucket_that_is_not_there_fails_by_name(bucket):
@@ -146,7 +146,7 @@ def test_an_object_that_cannot_be_read_is_deleted_all_the_same(bucket, monkeypat
     monkeypatch.setattr("boto3.client", lambda name: client)
     found = one(checks.bucket(f"{bucket}/some/where"))
     assert "read under" in found.found
-    assert client.list_objects_v2(Bucket="stamps")["KeyCount"] == 0
+    assert client.list_objects_v2(Bucket="stamps", Prefix="some/")["KeyCount"] == 0
 
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(0, "OK"), (-20, "WARN"), (400, "FAIL")])
