@@ -135,12 +135,12 @@ def mounted(root: Path, bind: list[Path]) -> Iterator[None]:
         yield
 
 
-def fresh(folder: Path, name: str, mirror: str) -> Room:
+def fresh(folder: Path, name: str, mirror: str | None) -> Room:
     """A new copy of a minimal Debian, made by debootstrap the first time."""
     base, root = folder / "base", folder / name
     if not (base / ".complete").exists():
         shutil.rmtree(base, ignore_errors=True)
-        subprocess.run(["debootstrap", "--variant=minbase", SUITE, base, mirror], check=True)
+        subprocess.run(["debootstrap", "--variant=minbase", SUITE, base, *([mirror] if mirror else [])], check=True)
         (base / ".complete").touch()
     if root.exists():
         raise SystemExit(f"{root} exists; remove it first, so that the room is a fresh one.")
@@ -173,7 +173,7 @@ def main() -> None:
     what.add_argument("--image", choices=["spark", "ray"], help="carry out docker/IMAGE.Dockerfile")
     what.add_argument("--checkout", action="store_true", help="put the repository in, as a newcomer has it")
     parser.add_argument("--bind", type=Path, action="append", default=[], help="folder of this machine to show inside")
-    parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="Debian mirror")
+    parser.add_argument("--mirror", help="Debian mirror; that of debootstrap by default")
     parser.epilog = "What follows -- is run at the end, as the user of the images."
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
