@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 
 from lensdata import storage, tables
+from lensdata.config.base import flattened
 from lensdata.errors import InputError
 from lensdata.shards.manifests import Manifest, read_manifest
 
@@ -127,7 +128,7 @@ def find_runs(folder: str) -> list[Run]:
 
 def differences(runs: Mapping[str, Run]) -> pd.DataFrame:
     """The configuration keys in which runs differ, a row per key and a column per run."""
-    flat = {name: _flat(run.config) | {"manifest": run.info["manifest"]["content"]} for name, run in runs.items()}
+    flat = {name: flattened(run.config) | {"manifest": run.info["manifest"]["content"]} for name, run in runs.items()}
     keys = sorted({key for values in flat.values() for key in values})
     rows = {key: [values.get(key) for values in flat.values()] for key in keys if not key.startswith("execution.")}
     found = pd.DataFrame.from_dict(rows, orient="index", columns=list(flat), dtype=object)
@@ -172,13 +173,3 @@ def _mapping(place: str, value: Any, *keys: str) -> dict[str, Any]:
 
 def _damaged(place: str) -> InputError:
     return InputError(f"{place} is damaged or cut short; give the run's command again with --force, or remove the run.")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            out |= _flat(value, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = value
-    return out

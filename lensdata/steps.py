@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lensdata import __version__, storage, tables
-from lensdata.config.base import Config, config_hash, load_config
+from lensdata.config.base import Config, config_hash, flattened, load_config
 from lensdata.config.secrets import refuse_secrets
 from lensdata.errors import InputError
 
@@ -300,7 +300,7 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any], request: Request)
         stored = storage.join(request.output, "_config.json")
         changed = []
         if storage.exists(stored):
-            old, new = _flatten(storage.read_json(stored)), _flatten(request.config.model_dump(mode="json"))
+            old, new = flattened(storage.read_json(stored)), flattened(request.config.model_dump(mode="json"))
             changed = [
                 f"{k}={old.get(k)!r} (now {new.get(k)!r})"
                 for k in sorted(old.keys() | new.keys())
@@ -314,16 +314,6 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any], request: Request)
         name for name in sorted(old_inputs.keys() | new_inputs.keys()) if old_inputs.get(name) != new_inputs.get(name)
     ]
     return f"other content of input {', '.join(names)}" if names else "another version of the tables"
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            out |= _flatten(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = value
-    return out
 
 
 def run_job(job: Job, body: Callable[[JobRun], Outcome], argv: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lensdata import storage
+from lensdata.config.base import flattened
 from lensdata.config.training import TrackersConfig
 from lensdata.errors import InputError
 from ray_train.core.loop import Record
@@ -250,7 +251,7 @@ class MLflow:
         else:
             run = client.create_run(experiment, run_name=self._folder.run_id, tags={RUN_TAG: key})
             self._run_id = run.info.run_id
-            for name, value in _flat(self._config).items():
+            for name, value in flattened(self._config).items():
                 client.log_param(self._run_id, name, str(value)[:MLFLOW_PARAMETER_LENGTH])
         self._client = client
 
@@ -266,13 +267,3 @@ def _missing(name: str) -> str:
     return (
         f"trackers.{name} is set, but the package {name} is not installed; install lensdata[{name}] or set it to null."
     )
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            out |= _flat(value, f"{above}{name}.")
-        else:
-            out[f"{above}{name}"] = value
-    return out

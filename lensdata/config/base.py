@@ -113,6 +113,21 @@ def meaning(config: BaseModel) -> dict[str, Any]:
     return out
 
 
+def flattened(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Plain values by dotted key, as overrides name them.
+
+    >>> flattened({"epochs": 2, "optimizer": {"lr": 0.001}})
+    {'epochs': 2, 'optimizer.lr': 0.001}
+    """
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            out |= flattened(value, f"{above}{name}.")
+        else:
+            out[f"{above}{name}"] = value
+    return out
+
+
 def dump_yaml(config: Config) -> str:
     """The complete configuration, defaults included, as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

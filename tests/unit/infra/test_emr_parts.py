@@ -26,17 +26,11 @@ from lensdata.config.emr import Dependencies, EmrConfig
 from lensdata.errors import InputError
 from lensdata.simulation import server
 from tests.emr_endpoint import EmrEndpoint, Fault
-from tests.emr_world import BUCKET, SHIPPED, account, world
+from tests.emr_world import BUCKET, SHIPPED, world
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 GOLDEN = Path(__file__).with_name("emr_run_job_flow.json")
 STACK = Path(commands.__file__).with_name("stack.yaml")
-
-
-@pytest.fixture(scope="module")
-def url():
-    with account() as found:
-        yield found
 
 
 @pytest.fixture

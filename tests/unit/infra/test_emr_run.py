@@ -18,7 +18,7 @@ from infra import cli
 from infra.emr import watch
 from lensdata import jobs, steps, storage
 from tests.emr_endpoint import Fault, Result
-from tests.emr_world import World, account, world
+from tests.emr_world import World, world
 
 TOY = """
 import sys
@@ -42,12 +42,6 @@ if __name__ == "__main__":
     job = SECOND if any(item.startswith("inputs.") for item in sys.argv) else FIRST
     sys.exit(steps.run_job(job, body, sys.argv[1:]))
 """
-
-
-@pytest.fixture(scope="module")
-def url():
-    with account() as found:
-        yield found
 
 
 @pytest.fixture
