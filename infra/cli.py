@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from infra import doctor, report_cli, runs_cli, shards_cli
+from infra import doctor, model_cli, report_cli, runs_cli, shards_cli, vet_cli
 from infra import pipeline as pipelines
 from infra.emr import cli as emr_cli
 from infra.ray import cli as ray_cli
@@ -121,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(function=_verify_sweeps)
     shards_cli.add_parsers(commands)
     runs_cli.add_parsers(commands)
+    model_cli.add_parsers(commands)
+    vet_cli.add_parsers(commands)
     emr_cli.add_parsers(commands)
     ray_cli.add_parsers(commands)
     doctor.add_parsers(commands)

@@ -34,7 +34,7 @@ from lensdata.steps import JobFailed, JobRun, Outcome, progress, run_job
 from ray_train.context import use_threads
 from ray_train.core.data import stamps_in_order
 from ray_train.core.images import ImageRecipe, measure_statistics
-from ray_train.score import check_fit, load_scorer
+from ray_train.scoring import check_fit, load_scorer
 from ray_train.stamps import group_reader, stamp_table
 from ray_train.training import image_recipe
 

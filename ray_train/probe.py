@@ -31,7 +31,7 @@ from ray_train import attribution
 from ray_train.context import choose_device, use_threads
 from ray_train.core.data import stamps_in_order
 from ray_train.core.probes import DEFAULT_FWHM_ARCSEC, Probe, Stamps, probes
-from ray_train.score import Scorer, check_fit, load_scorer, parts
+from ray_train.scoring import Scorer, check_fit, load_scorer, parts
 from ray_train.stamps import group_reader, stamp_table
 from ray_train.training import pairs_of, write_part
 

@@ -25,6 +25,7 @@ from scipy import special
 
 from lensdata import jobs, steps, storage, tables
 from lensdata.audit import intervals, metadata, roc
+from lensdata.audit.ensembles import leave_one_out
 from lensdata.audit.metrics import blocks_of
 from lensdata.audit.paired import paired_bootstrap
 from lensdata.config.stack import CONDITIONS, StackConfig, completeness
@@ -78,6 +79,9 @@ def stack(run: JobRun) -> Outcome:
         "members": list(members), "best_member": list(members)[best_member(sample.of(fitted))], "features": used,
         "fit_on": config.fit_on, "judge_on": config.judge_on, "folds": 0 if fold is None else config.folds,
         "folded_by": "stamp" if blocks_of(rows) is None else "patch of sky", "in_sample": in_sample,
+        "leave_one_out": leave_one_out(
+            sample.of(fitted).labels, sample.of(fitted).logits, list(members), config.fpr_levels, config.resamples, config.seed
+        ),
     }  # fmt: skip
     table = pa.concat_tables(score_rows(rows, form, logit, fold, run) for form, logit in scores.items())
     write_part(table, storage.join(run.output, "dataset", "part-00000.parquet"))

@@ -17,7 +17,7 @@ import torch
 from lensdata import storage, tables
 from lensdata.config.training import TrainingConfig
 from lensdata.errors import InputError
-from lensdata.hashing import splitmix64
+from lensdata.hashing import second_key, splitmix64
 from lensdata.shards.layout import ImageLayout
 from lensdata.shards.manifests import SPLITS, Manifest, read_manifest, require_classes
 from lensdata.shards.sync import near
@@ -131,17 +131,19 @@ def training_manifest(config: TrainingConfig, uri: str, test_limit: int | None) 
     """
     manifest = read_manifest(uri)
     if config.data.held_out_fold is not None:
-        manifest = hold_out_fold(manifest, config.data.held_out_fold)
+        manifest = hold_out_fold(manifest, config.data.held_out_fold, with_test=config.data.hold_out_test)
     if config.data.split == "random":
         manifest = deal_out(manifest, config.seed)
+    if config.data.negatives == "bootstrap":
+        manifest = bootstrap_negatives(manifest, config.seed)
     if test_limit is not None:
         manifest = manifest.head(test_limit)
     require_classes(manifest, ("train", "val"))
     return manifest
 
 
-def hold_out_fold(manifest: Manifest, fold: int) -> Manifest:
-    """Splits by fold: this one tests, the next one validates, the others train (R-N2)."""
+def hold_out_fold(manifest: Manifest, fold: int, *, with_test: bool = False) -> Manifest:
+    """Splits by fold: this one tests, the next one validates, the others train (R-N2); ``with_test``: old test rows test, too."""
     if "fold" not in manifest.table.column_names or manifest.table["fold"].null_count:
         raise InputError(f"Manifest {manifest.uri} has no complete column 'fold', so none can be held out.")
     folds = manifest.column("fold").astype(np.int64)
@@ -151,9 +153,18 @@ def hold_out_fold(manifest: Manifest, fold: int) -> Manifest:
             f"data.held_out_fold {fold}: manifest {manifest.uri} has folds {known.tolist()}; 3 are needed."
         )
     following = known[(np.searchsorted(known, fold) + 1) % len(known)]
-    split = np.where(folds == fold, "test", np.where(folds == following, "val", "train"))
+    kept_apart = (manifest.column("split").astype(str) == "test") & with_test
+    split = np.where((folds == fold) | kept_apart, "test", np.where(folds == following, "val", "train"))
     index = manifest.table.column_names.index("split")
     return Manifest(manifest.uri, manifest.table.set_column(index, "split", pa.array(split)))
+
+
+def bootstrap_negatives(manifest: Manifest, seed: int) -> Manifest:
+    """The distinct training negatives of a bootstrap sample: each stays with probability 1 - 1/e, by keyed hash."""
+    key = second_key(manifest.column("cutout_id").astype(np.int64), seed, "bootstrap negatives")
+    left_out = key.view(np.uint64).astype(np.float64) / 2.0**64 >= 1 - np.exp(-1)
+    drawn_from = (manifest.column("split").astype(str) == "train") & (manifest.column("label") == 0)
+    return manifest.where(~(drawn_from & left_out))
 
 
 def deal_out(manifest: Manifest, seed: int) -> Manifest:

@@ -17,7 +17,7 @@ from ray_train.core import metrics
 from ray_train.core.augment import augment
 from ray_train.core.predict import predict
 from ray_train.diagnostics import Masked, theta_e_figures
-from ray_train.score import Scorer, load_scorer
+from ray_train.scoring import Scorer, load_scorer
 from ray_train.stamps import cache_folder, prepared_file, stamp_source
 from ray_train.training import pixels_of, training_manifest, views_of
 

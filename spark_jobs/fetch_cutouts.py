@@ -14,7 +14,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,14 @@ from lensdata.cutouts.coordinator import Coordinator, LocalTurns
 from lensdata.cutouts.outcome import EXCLUDED, FAILED, STORED
 from lensdata.cutouts.pace import Pace
 from lensdata.cutouts.planning import RoutePlan
+from lensdata.cutouts.publishing import (
+    LEDGER_IDENTITY,
+    keep_one_row_per_stamp,
+    ledger_bytes,
+    part_index,
+    remove_orphans,
+    settled_ids,
+)
 from lensdata.cutouts.request import make_request
 from lensdata.cutouts.watching import Watcher
 from lensdata.errors import InputError
@@ -40,13 +47,10 @@ from lensdata.jobs import JOBS
 from lensdata.steps import JobFailed, JobRun, Outcome, progress, run_job
 from spark_jobs import datasets
 from spark_jobs.session import build_session
-from spark_jobs.transforms.fetching import Asked, Fetch, fetch_group, group_requests, ledger_bytes, part_index
+from spark_jobs.transforms.fetching import Asked, Fetch, fetch_group, group_requests
 
 log = logging.getLogger(__name__)
 JOB = JOBS["fetch_cutouts"]
-# A fetch is what came, not when or how often it was asked for (docs/architecture.md, section 3).
-LEDGER_IDENTITY = ["cutout_id", "request_hash", "outcome", "reason", "pixel_hash"]
-READERS = 16  # files of the ledger read at once
 PLAN, REUSED = "_plan.json", "reused-00000.parquet"
 PLAN_ONLY = "--plan-only"
 # What two batches must share to be read as one; the objects asked for may differ.
@@ -287,55 +291,6 @@ def count_reused(ledger: str) -> int:
     """Rows that an earlier batch settled."""
     uri = storage.join(ledger, "dataset", REUSED)
     return int(pq.read_metadata(storage.open_arrow(uri)).num_rows) if storage.exists(uri) else 0
-
-
-def read_ledger(ledger: str, columns: list[str] | None = None) -> dict[str, pa.Table]:
-    """The files of a ledger, side by side: thousands of small ones, each a few round trips to a store."""
-    names = storage.list_files(ledger, ".parquet")
-    with ThreadPoolExecutor(READERS) as threads:
-        read = threads.map(lambda name: pq.read_table(storage.open_arrow(name), columns=columns), names)
-        return dict(zip(names, read, strict=True))
-
-
-def settled_ids(ledger: str, token: str | None = None) -> set[int]:
-    """Stamps that need no request: stored, excluded, or given up by the run of that token.
-
-    Failures of earlier runs are asked for again: what could not be had in an outage is no final word.
-    """
-    found: set[int] = set()
-    for name, rows in read_ledger(ledger, ["cutout_id", "outcome"]).items():
-        ours = token is not None and name.endswith(f"-{token}.parquet")
-        final = rows if ours else rows.filter(pc.not_equal(rows["outcome"], FAILED))
-        found.update(final["cutout_id"].to_pylist())
-    return found
-
-
-def keep_one_row_per_stamp(ledger: str) -> None:
-    """Take out failures that a later run asked for again, and what an orphan of a killed run published after this run had looked.
-
-    Of a stamp's rows a failure yields to any other and an earlier failure to a later one; else the first file's row stays.
-    """
-    found = read_ledger(ledger, ["cutout_id", "outcome"])
-    best: dict[int, tuple[bool, int, str]] = {}
-    for place, (name, rows) in enumerate(found.items()):
-        for key, outcome in zip(rows["cutout_id"].to_pylist(), rows["outcome"].to_pylist(), strict=True):
-            failed = outcome == FAILED
-            rank = (failed, -place if failed else place, name)
-            best[key] = min(best.get(key, rank), rank)
-    for name, rows in found.items():
-        kept = [best[key][2] == name for key in rows["cutout_id"].to_pylist()]
-        if not any(kept):
-            storage.remove(name)
-        elif not all(kept):
-            storage.write_bytes(name, ledger_bytes(pq.read_table(storage.open_arrow(name)).filter(pa.array(kept))))
-
-
-def remove_orphans(parts: str, ledger: pa.Table) -> None:
-    """Remove part files that no ledger row names: their tasks were killed before they published."""
-    named = set(ledger["part"].to_pylist())
-    for uri in storage.list_files(storage.join(parts, "dataset")):
-        if uri.rsplit("/", 1)[-1] not in named:
-            storage.remove(uri)
 
 
 def fetch_missing(

@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# Examples have no time limit: a test that is slow on a busy machine is not wrong.
+hypothesis.settings.register_profile("lensdata", deadline=None)
+hypothesis.settings.load_profile("lensdata")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -41,19 +41,19 @@ class Recalibration:
 
 def identity(logit: Floats, label: Labels) -> Recalibration:
     """The scores as they are."""
-    return _of_logits({}, lambda values: values)
+    return restored("none", {})
 
 
 def platt(logit: Floats, label: Labels) -> Recalibration:
     """A line in the logit, sigma(a l + b) (Platt 1999, by maximum likelihood)."""
     (slope,), offset = _fit(logit[:, None], label, intercept=True)
-    return _of_logits({"slope": slope, "offset": offset}, lambda values: slope * values + offset)
+    return restored("platt", {"slope": slope, "offset": offset})
 
 
 def temperature(logit: Floats, label: Labels) -> Recalibration:
     """One factor, sigma(l / T) (Guo et al. 2017). It cannot correct a wrong share of lenses."""
     (slope,), _ = _fit(logit[:, None], label, intercept=False)
-    return _of_logits({"inverse_temperature": slope}, lambda values: slope * values)
+    return restored("temperature", {"inverse_temperature": slope})
 
 
 def beta(logit: Floats, label: Labels) -> Recalibration:
@@ -65,10 +65,7 @@ def beta(logit: Floats, label: Labels) -> Recalibration:
         used[int(np.argmin(weights))] = False
         kept, offset = _fit(features[:, used], label, intercept=True)
         weights = [max(kept[0], 0.0) if use else 0.0 for use in used]
-    return _of_logits(
-        {"a": weights[0], "b": weights[1], "c": offset},
-        lambda values: _beta_features(values) @ np.array(weights) + offset,
-    )
+    return restored("beta", {"a": weights[0], "b": weights[1], "c": offset})
 
 
 def isotonic(logit: Floats, label: Labels) -> Recalibration:
@@ -82,8 +79,40 @@ def isotonic(logit: Floats, label: Labels) -> Recalibration:
 METHODS = {"none": identity, "platt": platt, "temperature": temperature, "beta": beta, "isotonic": isotonic}
 
 
-def _of_logits(parameters: Mapping[str, float], logits: Callable[[Floats], Floats]) -> Recalibration:
-    return Recalibration(parameters, logits, lambda values: expit(logits(values)))
+PARAMETERS = {
+    "none": (),
+    "platt": ("slope", "offset"),
+    "temperature": ("inverse_temperature",),
+    "beta": ("a", "b", "c"),
+}
+"""Of the methods that are a formula of the logit, and can be kept as numbers."""
+
+
+def restored(method: str, parameters: Mapping[str, float]) -> Recalibration:
+    """A fitted map from its `PARAMETERS`, as somebody kept them.
+
+    Raises
+    ------
+    ValueError
+        Another method, or other parameters than its own.
+
+    >>> restored("platt", {"slope": 2.0, "offset": 1.0}).probabilities(np.array([-0.5])).tolist()
+    [0.5]
+    """
+    if method not in PARAMETERS or set(parameters) != set(PARAMETERS[method]):
+        raise ValueError(f"no recalibration {method!r} with parameters {', '.join(parameters) or 'none'}")
+    known = [float(parameters[name]) for name in PARAMETERS[method]]
+
+    def logits(values: Floats) -> Floats:
+        if method == "platt":
+            return known[0] * values + known[1]
+        if method == "temperature":
+            return known[0] * values
+        if method == "beta":
+            return np.asarray(_beta_features(values) @ np.array(known[:2]) + known[2])
+        return values
+
+    return Recalibration(dict(parameters), logits, lambda values: expit(logits(values)))
 
 
 def _fit(features: Floats, label: Labels, *, intercept: bool) -> tuple[list[float], float]:

@@ -100,7 +100,7 @@ def _rename(frame: pd.DataFrame, columns: LensColumns, uri: str) -> pd.DataFrame
 
 
 def read_any_table(uri: str) -> pd.DataFrame:
-    """CSV/TSV, blank-separated text, Parquet, FITS or a table folder as pandas.
+    """CSV/TSV, blank-separated text, ECSV, Parquet, FITS or a table folder as pandas.
 
     Raises
     ------
@@ -119,6 +119,11 @@ def read_any_table(uri: str) -> pd.DataFrame:
             with storage.open_input(uri) as handle:
                 compression = "gzip" if name.endswith(".gz") else None
                 return pd.read_csv(handle, sep="\t" if name.endswith(".tsv") else ",", compression=compression)
+        if name.endswith(".ecsv"):
+            from astropy.table import Table
+
+            with storage.open_input(uri) as handle:
+                return Table.read(handle.read().decode(), format="ascii.ecsv").to_pandas()
         if name.endswith((".cat", ".dat")):
             with storage.open_input(uri) as handle:
                 return _read_blank_separated(handle.read().decode())
@@ -139,7 +144,7 @@ def read_any_table(uri: str) -> pd.DataFrame:
         zlib.error,
     ) as error:  # pandas and Arrow's too
         raise InputError(f"Input table {uri} cannot be read: {' '.join(str(error).split())}.") from error
-    raise InputError(f"Input table {uri} must be .csv, .tsv, .cat, .parquet, .fits or a table folder.")
+    raise InputError(f"Input table {uri} must be .csv, .tsv, .cat, .ecsv, .parquet, .fits or a table folder.")
 
 
 def _read_blank_separated(text: str) -> pd.DataFrame:

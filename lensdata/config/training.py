@@ -73,7 +73,19 @@ class DataConfig(Config):
 
     shuffle_rows: int = Field(default=4096, ge=1, description="rows of the window in which row groups are mixed")
     held_out_fold: int | None = Field(
-        default=None, ge=0, description="fold that becomes test; the next one validates, the rest trains (R-N2)"
+        default=None,
+        ge=0,
+        description="fold that becomes test; the next one validates, the rest trains (R-N2)",
+    )
+    hold_out_test: bool = Field(
+        default=False,
+        description="held_out_fold: the test split stays test, too, whatever its fold: for cleaning, which must not learn from it "
+        "(R-T10)",
+    )
+    negatives: Literal["all", "bootstrap"] = Field(
+        default="all",
+        description="bootstrap: the 63% of the training negatives that a bootstrap sample holds, drawn by the seed: for members "
+        "of an ensemble that differ",
     )
     split: Literal["manifest", "random"] = Field(
         default="manifest",
@@ -243,20 +255,6 @@ class TrainingConfig(Config):
                 f"{self.batch.accumulation}, so some workers would never have a micro-batch"
             )
         return self
-
-
-class ScoreConfig(Config):
-    """Scoring a manifest with a trained network."""
-
-    checkpoint: str = Field(
-        default="best", pattern=r"^(best|last|epoch_\d{3,})$", description="best, last or epoch_NNN of the run"
-    )
-    splits: tuple[Literal["train", "val", "test"], ...] = Field(
-        default=("train", "val", "test"), min_length=1, description="splits to score"
-    )
-    batch: int = Field(default=256, ge=1, description="stamps per forward pass")
-    part_rows: int = Field(default=8192, ge=1, description="rows per part file; a restart repeats at most one part")
-    execution: ExecutionConfig = ExecutionConfig()
 
 
 class ImportConfig(Config):

@@ -53,6 +53,13 @@ def data_uri(picture: npt.NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
 
 
+def jpeg_uri(picture: npt.NDArray[np.uint8], quality: int = 80) -> str:
+    """A picture as a JPEG data URI, a fifth of the PNG: for pages with hundreds."""
+    sink = BytesIO()
+    Image.fromarray(picture).save(sink, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+
+
 def viewer_link(ra: float, dec: float) -> str:
     """The place in the Legacy Survey's sky viewer; degrees."""
     return f"https://www.legacysurvey.org/viewer?ra={ra:.5f}&dec={dec:.5f}&layer=ls-dr10&zoom=16"

@@ -7,7 +7,6 @@ The pixels stay where they are: the new manifest names the same shards.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lensdata import jobs, steps, storage, tables
+from lensdata import jobs, steps
 from lensdata.catalogue.strata import bin_index
 from lensdata.config.cutouts import SubsampleManifestConfig
 from lensdata.hashing import second_key
-from lensdata.shards.manifests import read_manifest, resolve
+from lensdata.shards.derived import renamed, write_manifest
+from lensdata.shards.manifests import read_manifest
 from lensdata.steps import JobRun, Outcome
 
 THETA_E_EDGES_ARCSEC = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # R-E1
@@ -45,10 +44,8 @@ def subsample_manifest(run: JobRun) -> Outcome:
     part = replace(whole, table=whole.table.take(pa.array(subsample(whole.table, config.fraction, config.seed))))
     if run.test_limit is not None:
         part = part.head(run.test_limit)
-    rows = _renamed(part.table, uri, run.final)
-    _write(rows, run.output)
     # what the rows refer to belongs to the identity, as in the manifest they are taken from
-    content = tables.add_to_content(run.output, str(steps.input_identity(uri)))
+    _, content = write_manifest(renamed(part.table, uri, run.final), run.output, str(steps.input_identity(uri)))
     label = np.where(part.column("label") == 1, "positive", "negative")
     counts = Counter(f"{split} {name}" for split, name in zip(part.column("split"), label, strict=True))
     report = {"rows_of_the_manifest": len(whole), "rows_per_split": dict(sorted(counts.items()))}
@@ -114,30 +111,6 @@ def _numbered(columns: list[npt.NDArray[Any]]) -> Ints:
     """One number per distinct combination of values."""
     codes = [np.unique(values, return_inverse=True)[1].reshape(-1) for values in columns]
     return np.asarray(np.unique(np.stack(codes), axis=1, return_inverse=True)[1].reshape(-1), np.int64)
-
-
-def _address(shard: str, folder: str) -> str:
-    """A shard as a manifest in ``folder`` names it: relative on disk, so that both can be moved together; whole on S3."""
-    if "://" in shard or "://" in folder:
-        return shard
-    return os.path.relpath(shard, folder)
-
-
-def _renamed(rows: pa.Table, uri: str, folder: str) -> pa.Table:
-    """The rows of manifest ``uri`` with their shards named as a manifest in ``folder`` names them."""
-    names = rows["shard"].to_pylist()
-    moved = {name: _address(resolve(uri, name), folder) for name in set(names)}
-    index = rows.schema.get_field_index("shard")
-    return rows.set_column(index, rows.schema.field(index), pa.array([moved[name] for name in names]))
-
-
-def _write(rows: pa.Table, folder: str) -> None:
-    """All columns of the manifest it came from, also those that not every manifest has."""
-    storage.make_folder(storage.join(folder, "dataset"))
-    filesystem, path = storage.filesystem(storage.join(folder, "dataset", "part-00000.parquet"))
-    pq.write_table(rows, path, filesystem=filesystem)
-    names = [name for name in rows.column_names if name != "shard"]  # an address is no content
-    tables.finish_table(folder, tables.MANIFEST, identity=names)
 
 
 if __name__ == "__main__":

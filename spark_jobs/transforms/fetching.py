@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,30 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import urllib3
 
 from lensdata import storage
 from lensdata.config.cutouts import FetchCutoutsConfig, Route, Server
-from lensdata.cutouts import coadds, quality
+from lensdata.cutouts import coadds
 from lensdata.cutouts.client import PoliteClient, Tally
 from lensdata.cutouts.coordinator import RemoteTurns, Stopped
-from lensdata.cutouts.outcome import EXCLUDED, FAILED, STORED, Rejected
+from lensdata.cutouts.outcome import Rejected
+from lensdata.cutouts.publishing import publish
 from lensdata.cutouts.request import CutoutRequest, make_request
 from lensdata.cutouts.service import Fetched, fetch_stamp
 from lensdata.errors import InputError
-from lensdata.hashing import pixel_hash
-from lensdata.shards.layout import ImageLayout
-from lensdata.shards.writer import ShardWriter
-from lensdata.tables import BANDS, LEDGER, QUALITY, REQUEST
-
-PART_COLUMNS = [column.name for column in (*REQUEST, *QUALITY)] + ["pixel_hash"]
-EXTRA_DTYPES = {"invvar": "float32", "maskbits": "int32"}
 
 
 class Asked(NamedTuple):
@@ -85,27 +75,6 @@ class Fetch:
         return storage.join(self.folder, "ledger", "dataset", f"part-{index:05d}-{self.token}.parquet")
 
 
-def part_index(uri: str) -> int:
-    """Number of a part, from the name of its file; -1 for the ledger rows of an earlier batch.
-
-    >>> part_index("x/part-00007-1a2b3c4d.parquet")
-    7
-    """
-    prefix, number, *_ = uri.rsplit("/", 1)[-1].removesuffix(".parquet").split("-")
-    return int(number) if prefix == "part" else -1
-
-
-def layout(config: FetchCutoutsConfig) -> ImageLayout:
-    """How the stamps of this configuration are stored."""
-    return ImageLayout(
-        shape=(config.size, config.size, len(config.bands)),
-        dtype=config.dtype,
-        bands=tuple(config.bands),
-        unit="nanomaggy",
-        pixscale_arcsec=config.pixscale_arcsec,
-    )
-
-
 def group_requests(asked: list[Asked], size: int, first: int, *, whole_bricks: bool) -> list[Group]:
     """Groups of ``size`` requests, numbered from ``first``: each becomes one part.
 
@@ -135,7 +104,8 @@ def fetch_group(fetch: Fetch) -> Callable[[Iterator[Group]], Iterable[dict[str, 
             turns = _connected(fetch)
             with ThreadPoolExecutor(fetch.server.connections_per_task) as threads:
                 answers = _ask_for(fetch, group, turns, threads)
-            counts, loss = _publish(fetch, group.index, [answer for answer in answers if answer is not None])
+            came = [answer for answer in answers if answer is not None]
+            counts, loss = publish(fetch.folder, fetch.ledger_uri(group.index), group.index, came, fetch.config)
             turns.report(None, None, counts)
             yield loss
 
@@ -293,89 +263,3 @@ def _shares(requests: list[CutoutRequest], tally: Tally) -> Iterator[tuple[Cutou
             for total in (tally.attempts, tally.bytes)
         )
         yield request, replace(tally, attempts=attempts, bytes=size, seconds=tally.seconds / len(requests))
-
-
-def _publish(fetch: Fetch, index: int, answers: list[Fetched]) -> tuple[dict[str, int], dict[str, float]]:
-    """Write the part, then the ledger rows that publish it; returns counts per outcome and what storing lost."""
-    rows = [ledger_row(answer, fetch.config) for answer in answers]
-    stored = [(row, answer) for row, answer in zip(rows, answers, strict=True) if row["outcome"] == STORED]
-    loss: dict[str, float] = {}
-    if stored:
-        exact = np.stack([answer.stamp for _, answer in stored if answer.stamp is not None])
-        stamps = exact.astype(fetch.config.dtype, copy=False)
-        loss = storing_loss(exact, stamps)
-        for place, (row, _) in enumerate(stored):
-            row |= {"row": place, "pixel_hash": pixel_hash(stamps[place])}
-        name = _write_part(fetch, index, stored, stamps)
-        for row, _ in stored:
-            row["part"] = name
-    ledger = ledger_bytes(pa.Table.from_pylist(rows, schema=LEDGER.schema))
-    # Where another attempt of this task was faster, its rows stand, and our part is removed as an orphan in the end.
-    if not rows or not storage.write_new(fetch.ledger_uri(index), ledger):
-        return {}, {}
-    outcomes = [row["outcome"] for row in rows]
-    return {name: outcomes.count(name) for name in (STORED, EXCLUDED, FAILED)}, loss
-
-
-def ledger_row(answer: Fetched, config: FetchCutoutsConfig) -> dict[str, Any]:
-    """The ledger's line for one request; the stamp is measured and, where it is bad, excluded with the reason."""
-    request, tally = answer.request, answer.tally
-    row: dict[str, Any] = dict.fromkeys(LEDGER.names)
-    row |= {
-        "cutout_id": request.cutout_id, "source_id": request.source_id, "kind": request.kind, "request_hash": request.hash,
-        "route": request.route, "layer": request.layer, "bands": request.bands, "outcome": FAILED, "reason": answer.reason,
-        "survey": answer.survey, "version": answer.version, "attempts": tally.attempts, "seconds": tally.seconds,
-        "status": tally.status, "bytes": tally.bytes,
-    }  # fmt: skip
-    if answer.offset is not None:
-        row |= {"offset_x": answer.offset[0], "offset_y": answer.offset[1]}
-    if answer.stamp is None:
-        return row
-    found = quality.measure(answer.stamp, config.quality)
-    by_band = dict(zip(request.bands, found.missing_frac, strict=True))
-    row |= {f"missing_frac_{band}": by_band.get(band) for band in BANDS}
-    row |= {"saturated_frac": found.saturated_frac, "edge_score": found.edge_score}
-    reason = quality.exclusion_reason(found, request.bands, config.quality)
-    return row | {"outcome": EXCLUDED if reason else STORED, "reason": reason}
-
-
-def storing_loss(exact: np.ndarray, stamps: np.ndarray) -> dict[str, float]:
-    """What a smaller type costs: largest error, and its root mean square over the pixel noise (both per part)."""
-    if exact.dtype == stamps.dtype:
-        return {}
-    error = stamps.astype(np.float32) - exact
-    noise = 1.4826 * np.median(np.abs(exact - np.median(exact, axis=(1, 2), keepdims=True)), axis=(1, 2))
-    scaled = error.std(axis=(1, 2)) / np.where(noise > 0, noise, np.inf)
-    return {"largest_error_nmgy": float(np.nanmax(np.abs(error))), "rms_error_over_noise": float(np.nanmax(scaled))}
-
-
-def _write_part(fetch: Fetch, index: int, stored: list[tuple[dict[str, Any], Fetched]], stamps: np.ndarray) -> str:
-    """Write the stamps under a name that tells the content: attempts that got other answers never overwrite each other."""
-    schema = pa.schema([LEDGER.schema.field(name) for name in PART_COLUMNS])
-    table = pa.Table.from_pylist([{name: row[name] for name in PART_COLUMNS} for row, _ in stored], schema=schema)
-    for name in fetch.config.extras:
-        values = np.stack([answer.extras[name] for _, answer in stored]).astype(EXTRA_DTYPES[name])
-        table = table.append_column(*_extra_column(name, values))
-    with tempfile.TemporaryDirectory() as scratch:
-        writer = ShardWriter(scratch, layout(fetch.config), first_index=index, prefix="part", target_bytes=1 << 40)
-        with writer:
-            writer.add(table, stamps)
-        info = writer.shards[0]
-        name = f"part-{index:05d}-{info.sha256[:8]}.parquet"
-        storage.upload_file(Path(scratch) / info.name, storage.join(fetch.folder, "parts", "dataset", name))
-    return name
-
-
-def _extra_column(name: str, values: np.ndarray) -> tuple[pa.Field, pa.Array]:
-    """An array per stamp as fixed-size bytes; shape and type stand in the field's metadata."""
-    size = values[0].nbytes
-    meaning = {"shape": str(list(values.shape[1:])), "dtype": str(values.dtype)}
-    column = pa.Array.from_buffers(pa.binary(size), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
-    return pa.field(name, pa.binary(size), nullable=False, metadata=meaning), column
-
-
-def ledger_bytes(rows: pa.Table) -> bytes:
-    """Ledger rows as a Parquet file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink)
-    return bytes(sink.getvalue())

@@ -16,7 +16,13 @@ from lensdata.config.tuning import StudyConfig
 from lensdata.jobs import JOBS
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-NAMED = {"original": MatchPositivesConfig, "rings_import": ImportConfig, "inject": InjectConfig, "emr": EmrConfig}
+NAMED = {
+    "survey": JOBS["score"].config,
+    "original": MatchPositivesConfig,
+    "rings_import": ImportConfig,
+    "inject": InjectConfig,
+    "emr": EmrConfig,
+}
 
 
 def model_of(path: Path):

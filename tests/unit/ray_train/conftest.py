@@ -73,3 +73,45 @@ def arc_manifest(tmp_path: Path) -> Callable[..., str]:
 def one_thread() -> None:
     """Sums are bit-equal only at the same number of threads; one does not wait for another on a busy machine."""
     torch.set_num_threads(1)
+
+
+SURVEY_STAMPS = {"unit": "nanomaggy", "pixscale_arcsec": 0.262, "quality.edge_score_max": 1.0}
+SMALL_RUN = (
+    "images.normalisation=per_sample_robust", "images.crop=15", "model.arch=shielded_resnet", "model.preset=h21", "epochs=3",
+    "batch.micro_batch=8", "batch.accumulation=1", "schedule.name=cosine", "optimizer.lr=3e-3",
+    "execution.runtime=local", "execution.threads=1", "trackers.tensorboard=false",
+)  # fmt: skip
+
+
+def _trained(folder: Path, manifest: str, *settings: str) -> Path:
+    from ray_train import train
+
+    assert train.main(["--output", str(folder), f"inputs.manifest={manifest}", *SMALL_RUN, *settings]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained() -> Callable[..., Path]:
+    """Trains a small network on a manifest, into a folder."""
+    return _trained
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A manifest of small survey stamps, two runs on it and the bundle of the first; nobody changes them."""
+    from lensdata.shards import importing
+    from ray_train import make_bundle
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("bundled")
+    images, labels = _arcs(120, seed=1)
+    np.savez(folder / "arcs.npz", images=images, label=labels)
+    options = [f"{key}={value}" for key, value in SURVEY_STAMPS.items()]
+    line = ["--output", str(folder / "arcs"), f"inputs.stamps={folder / 'arcs.npz'}", *options]
+    assert importing.main(line) == 0
+    manifest = folder / "arcs" / "manifest"
+    runs = {name: _trained(folder / name, str(manifest), f"seed={seed}") for name, seed in (("one", 7), ("two", 8))}
+    bundle = folder / "bundle"
+    line = ["--output", str(bundle), f"inputs.manifest={manifest}", f"inputs.runs.one={runs['one']}"]
+    assert make_bundle.main([*line, "execution.threads=1"]) == 0
+    return {"manifest": manifest, "bundle": bundle, **runs}

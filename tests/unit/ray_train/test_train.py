@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from lensdata import storage, tables
 from lensdata.shards.manifests import read_manifest
 from ray_train import score, train
 from ray_train.core.metrics import auc
+from ray_train.training import bootstrap_negatives, hold_out_fold
 
 Manifest = Callable[..., str]
 
@@ -256,12 +258,36 @@ def test_folds_can_be_held_out_in_turn(tmp_path: Path, arc_manifest: Manifest) -
     assert run(tmp_path / "run", manifest, "data.held_out_fold=2", "epochs=1") == 0
     scores = tables.read_table(str(tmp_path / "run" / "scores"))
     rows = read_manifest(manifest).table
-    fold = dict(zip(rows["cutout_id"].to_pylist(), rows["fold"].to_pylist(), strict=True))
+    place = {row["cutout_id"]: row for row in rows.select(["cutout_id", "fold", "split"]).to_pylist()}
     for key, split, left_out in zip(
         *(scores[name].to_pylist() for name in ("cutout_id", "split", "fold")), strict=True
     ):
-        assert split == {2: "test", 0: "val", 1: "train"}[fold[key]]
+        assert split == {2: "test", 0: "val", 1: "train"}[place[key]["fold"]]
         assert left_out == 2
+
+
+def test_the_test_split_can_be_held_out_with_every_fold(arc_manifest: Manifest) -> None:
+    """So that what is cleaned by fold models does not follow from the test split (R-T10)."""
+    whole = read_manifest(arc_manifest(num_folds=5))
+    apart = whole.column("split") == "test"
+    for fold in range(5):
+        split = hold_out_fold(whole, fold, with_test=True).column("split")
+        assert (split[apart] == "test").all()
+        assert ((split == "test") == (apart | (whole.column("fold") == fold))).all()
+
+
+def test_a_bootstrap_leaves_out_a_share_of_the_training_negatives_and_nothing_else(arc_manifest: Manifest) -> None:
+    whole = read_manifest(arc_manifest(600))
+    parts = [bootstrap_negatives(whole, seed) for seed in (1, 2)]
+    drawn_from = (whole.column("split") == "train") & (whole.column("label") == 0)
+    kept = [np.isin(whole.column("cutout_id"), part.column("cutout_id")) for part in parts]
+    for one in kept:
+        assert one[~drawn_from].all()
+        assert abs(one[drawn_from].mean() - (1 - np.exp(-1))) < 4 * np.sqrt(0.25 / drawn_from.sum())
+    assert (kept[0] != kept[1]).any()
+    shuffled = replace(whole, table=whole.table.take(np.random.default_rng(0).permutation(len(whole))))
+    again = bootstrap_negatives(shuffled, 1)
+    assert set(again.column("cutout_id")) == set(parts[0].column("cutout_id"))
 
 
 @pytest.mark.parametrize(
