@@ -21,6 +21,7 @@ from lensdata.vetting.session import Session, open_session, read_session
 from lensdata.vetting.verdicts import RULES, export
 
 PORT = 8765
+PORT_MAX = 65535
 CONTROL_NAMES = {"lenses": "lens", "random": "random"}
 
 
@@ -56,7 +57,7 @@ def add_parsers(commands: Any) -> None:
     )
     vet.add_argument("--graders", metavar="NAME,NAME", help="let in these names only")
     vet.add_argument("--seed", type=_count, default=0, help="of order and controls (%(default)s)")
-    vet.add_argument("--port", type=_count, default=PORT, help="of the page (%(default)s); 0 for any that is free")
+    vet.add_argument("--port", type=_port, default=PORT, help="of the page (%(default)s); 0 for any that is free")
     vet.add_argument(
         "--listen",
         default="127.0.0.1",
@@ -78,6 +79,12 @@ def _count(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, found {text!r}")
     return int(text)
+
+
+def _port(text: str) -> int:
+    if (port := _count(text)) > PORT_MAX:
+        raise argparse.ArgumentTypeError(f"expected a port of at most {PORT_MAX}, found {text}")
+    return port
 
 
 def _run(args: argparse.Namespace) -> int:

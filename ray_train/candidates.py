@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lensdata import jobs, steps, storage, tables
 from lensdata.audit import conformal, recalibration
 from lensdata.catalogue.lenses import read_lenses
-from lensdata.cleaning.scores import tables_of
+from lensdata.cleaning.scores import of_one_network
 from lensdata.config.scoring import CandidatesConfig
 from lensdata.errors import InputError
 from lensdata.report import galleries, page
@@ -43,6 +44,7 @@ def candidates(run: JobRun) -> Outcome:
     """Rank, place, calibrate, select, match and write."""
     config: CandidatesConfig = run.config
     rows, scored = highest(run.inputs["scores"])
+    require_same_network(run.inputs, rows)
     rows, group_sizes, places = placed(rows, run.inputs["positions"], config)
     if places < scored:
         raise InputError(
@@ -51,15 +53,18 @@ def candidates(run: JobRun) -> Outcome:
     validation = validation_rows(run.inputs, config)
     rows = calibrated(rows, validation, config)
     rows = selected(rows, validation[validation["label"] == 0], group_sizes, config)
+    num_selected = int(rows["selected"].sum())
     rows = matched(rows.head(config.top), run.inputs.get("lenses"), config)
     rows["rank"] = np.arange(1, len(rows) + 1)
     table = renamed(_table(rows), run.inputs["scores"], run.final)
-    count, content = tables.write_table(table, run.output, tables.CANDIDATES)
+    content_of = [name for name in tables.CANDIDATES.names if name != "shard"]  # an address is no content
+    count, content = tables.write_table(table, run.output, tables.CANDIDATES, identity=content_of)
     write_manifest(
         _stamps(rows, run.inputs["scores"], storage.join(run.final, "manifest")), run.path("manifest"), content
     )
     report = {
-        "scored": scored, "positions": places, "selected": int(rows["selected"].sum()),
+        "scored": scored, "listed": len(rows), "positions": places,
+        "selected": num_selected, "selected_on_the_list": int(rows["selected"].sum()),
         "known_lenses": int(rows["known_lens"].notna().sum()), "calibration_negatives": int((validation["label"] == 0).sum()),
         "groups": group_sizes, "smallest_p_value": float(rows["p_value"].min()),
     }  # fmt: skip
@@ -77,6 +82,47 @@ def highest(uri: str) -> tuple[pd.DataFrame, int]:
     # pooled stamps are ranked among themselves, above the others: only they have had the second look
     order = np.lexsort((rows["cutout_id"], -rows["logit"], ~pooled))
     return rows.iloc[order].reset_index(drop=True), int(storage.read_json(storage.join(uri, "_report.json"))["stamps"])
+
+
+def require_same_network(inputs: dict[str, str], rows: pd.DataFrame) -> None:
+    """Refuse validation scores of another network than the survey's: neither probability nor p-value would hold.
+
+    Raises
+    ------
+    InputError
+        They are of another run, or of another checkpoint.
+    """
+    survey, validation = (_network_of(inputs[name]) for name in ("scores", "validation"))
+    own = tables.read_table(of_one_network("validation", inputs["validation"]), columns=["run_id"])["run_id"]
+    known = survey["run"] is not None and validation["run"] is not None
+    if survey["run"] != validation["run"] if known else rows["run_id"].iloc[0] not in pc.unique(own).to_pylist():
+        raise InputError(
+            f"{inputs['scores']} was scored by another run ({rows['run_id'].iloc[0]}) than inputs.validation="
+            f"{inputs['validation']}; give the run that scored the survey."
+        )
+    if survey["checkpoints"].isdisjoint(validation["checkpoints"]):
+        raise InputError(
+            f"{inputs['scores']} was scored with checkpoint {min(survey['checkpoints'])}, but the scores of "
+            f"{inputs['validation']} are of {min(validation['checkpoints'])}; score the run's manifest with the same one, and "
+            "give these scores as inputs.validation."
+        )
+
+
+def _network_of(uri: str) -> dict[str, Any]:
+    """Content of the run that scores are of, null where they do not say, and the names of its checkpoint."""
+    described, report = (
+        storage.read_json(path) if storage.exists(path) else {}
+        for path in (storage.join(uri, "_table.json"), storage.join(uri, "_report.json"))
+    )
+    is_run = storage.exists(storage.join(uri, "run_info.json"))
+    run = described.get("content") if is_run else described.get("identity", {}).get("inputs", {}).get("run")
+    names = {report.get("checkpoint", "best")}
+    if is_run:  # its own scores are of the best checkpoint, which has a number, too, and may be the last
+        pointers = {
+            name: storage.read_json(storage.join(uri, f"{name}.json"))["checkpoint"] for name in ("best", "last")
+        }
+        names |= {pointers["best"], *(name for name, checkpoint in pointers.items() if checkpoint == pointers["best"])}
+    return {"run": run, "checkpoints": names}
 
 
 def placed(rows: pd.DataFrame, uri: str, config: CandidatesConfig) -> tuple[pd.DataFrame, dict[str, int], int]:
@@ -113,11 +159,13 @@ def _key_of(uri: str) -> str:
         raise InputError(f"Input {uri} has no Parquet file under dataset/; positions are a table with ra and dec.")
     import pyarrow.parquet as pq
 
-    names = pq.read_schema(storage.open_arrow(files[0])).names
+    schema = pq.read_schema(storage.open_arrow(files[0]))
     for name in ("cutout_id", "source_id"):
-        if name in names:
+        if name in schema.names and not pa.types.is_integer(schema.field(name).type):
+            raise InputError(f"{uri} has {name} of type {schema.field(name).type}; keys of stamps are integers.")
+        if name in schema.names:
             return name
-    raise InputError(f"{uri} has neither cutout_id nor source_id; found {', '.join(names)}.")
+    raise InputError(f"{uri} has neither cutout_id nor source_id; found {', '.join(schema.names)}.")
 
 
 def groups_of(frame: pd.DataFrame, config: CandidatesConfig) -> Any:
@@ -139,10 +187,9 @@ def validation_rows(inputs: dict[str, str], config: CandidatesConfig) -> pd.Data
     Raises
     ------
     InputError
-        It has one class only, or groups are asked for and the manifest is not given.
+        It has one class only; or groups are asked for and the manifest is not given, or lacks stamps of the split.
     """
-    [table] = tables_of(inputs["validation"])
-    rows = tables.read_table(table, tables.SCORES).to_pandas()
+    rows = tables.read_table(of_one_network("validation", inputs["validation"]), tables.SCORES).to_pandas()
     rows = rows[rows["split"] == "val"][["cutout_id", "label", "logit"]]
     if not (np.any(rows["label"] == 1) and np.any(rows["label"] == 0)):
         raise InputError(f"Run {inputs['validation']} has no validation scores of both classes.")
@@ -153,8 +200,21 @@ def validation_rows(inputs: dict[str, str], config: CandidatesConfig) -> pd.Data
             "group_by needs inputs.validation_manifest=URI: it says in which group each validation stamp is."
         )
     frame = read_manifest(inputs["validation_manifest"]).table.to_pandas()
+    absent = [name for name in _columns_of_groups(config) if name not in frame]
+    if absent:
+        raise InputError(f"Manifest {inputs['validation_manifest']} has no column {', '.join(absent)} to group by.")
     frame["group"] = groups_of(frame, config)
-    return rows.merge(frame[["cutout_id", "group"]], on="cutout_id", how="inner", validate="one_to_one")
+    grouped = rows.merge(frame[["cutout_id", "group"]], on="cutout_id", how="left", validate="one_to_one")
+    if missing := int(grouped["group"].isna().sum()):
+        raise InputError(
+            f"Manifest {inputs['validation_manifest']} lacks {missing} of the {len(rows)} validation stamps of "
+            f"{inputs['validation']}; give the manifest that it was trained on."
+        )
+    return grouped
+
+
+def _columns_of_groups(config: CandidatesConfig) -> list[str]:
+    return ["dec" if name == "footprint" else name for name in config.group_by]
 
 
 def calibrated(rows: pd.DataFrame, validation: pd.DataFrame, config: CandidatesConfig) -> pd.DataFrame:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from lensdata import jobs, steps, storage, tables
 from lensdata.audit import metrics
 from lensdata.cleaning.outcomes import DROP, KEEP, RELABEL, counts, with_outcomes
-from lensdata.cleaning.scores import collected
+from lensdata.cleaning.scores import collected, of_one_network
 from lensdata.config.cleaning import CleanConfig
 from lensdata.config.evaluation import EvaluateConfig
 from lensdata.errors import InputError
@@ -73,23 +73,37 @@ def joined(manifest: Manifest, inputs: dict[str, str]) -> pd.DataFrame:
     for name, default in (("confuser", None), ("stratum", None), ("pool", None), ("source_id", None)):
         rows = rows if name in rows else rows.assign(**{name: default})
     given = {
-        "ranking": (tables.RANKING, ["cutout_id", "flagged", "probability"]),
+        "ranking": (tables.RANKING, ["cutout_id", "flagged", "probability", "label", "split"]),
         "grades": (tables.GRADES, ["cutout_id", "verdict"]),
     }
     for name, (spec, columns) in given.items():
         if name not in inputs:
-            rows = rows.assign(**dict.fromkeys(columns[1:]))
+            rows = rows.assign(**dict.fromkeys(columns[1:3]))
             continue
-        tables.require_kind(inputs[name], spec)
-        found = tables.read_table(inputs[name], columns=columns).to_pandas()
+        found = tables.read_table(inputs[name], spec, columns=columns).to_pandas()
         strange = found.loc[~found["cutout_id"].isin(rows["cutout_id"]), "cutout_id"]
         if len(strange):
             raise InputError(
                 f"{len(strange)} of {len(found)} rows of {inputs[name]} are not in manifest {manifest.uri}, the first "
                 f"cutout_id {strange.iloc[0]}; give the manifest that it was made from."
             )
-        rows = rows.merge(found, on="cutout_id", how="left", validate="one_to_one")
+        if name == "ranking":
+            _require_of(manifest, found, inputs[name])
+        rows = rows.merge(found[columns[:3]], on="cutout_id", how="left", validate="one_to_one")
     return rows.assign(verdict=rows["verdict"].where(rows["verdict"] != "ungraded", None))
+
+
+def _require_of(manifest: Manifest, ranking: pd.DataFrame, uri: str) -> None:
+    """Refuse a ranking of lenses, and one whose networks learnt from other splits than the manifest's (R-T10)."""
+    if len(ranking) and not (ranking["label"] == 0).any():
+        raise InputError(f"{uri} ranks lenses (label=1), and none of the negatives that are to be cleaned.")
+    own = manifest.table.select(["cutout_id", "split"]).to_pandas().rename(columns={"split": "own"})
+    moved = ranking.merge(own, on="cutout_id", how="left").query("split != own")
+    if len(moved):
+        raise InputError(
+            f"{uri} has {len(moved)} of {len(ranking)} stamps in another split than manifest {manifest.uri}, the first cutout_id "
+            f"{moved['cutout_id'].iloc[0]}: its networks learnt from others; rank this manifest."
+        )
 
 
 def cleaned(manifest: Manifest, rows: pd.DataFrame, config: CleanConfig, folder: str) -> pa.Table:
@@ -120,7 +134,7 @@ def side_by_side(rows: pd.DataFrame, uri: str, config: CleanConfig) -> dict[str,
     Only what graders saw counts here, never a network's own opinion: it would judge itself. Where nobody looked at a split the
     two are equal, and raw is a lower bound: a lens among the negatives is a false positive to every metric.
     """
-    scores = collected({"scores": uri})
+    scores = collected({"scores": of_one_network("scores", uri)})
     scores = scores[scores["fold"].isna()][["cutout_id", "logit", "split"]].rename(columns={"split": "run_split"})
     judged = rows.merge(scores, on="cutout_id", how="inner")
     measure = EvaluateConfig(resamples=config.resamples, seed=config.seed, fpr_levels=config.fpr_levels)
@@ -137,6 +151,11 @@ def side_by_side(rows: pd.DataFrame, uri: str, config: CleanConfig) -> dict[str,
             "raw": _figures(part, measure),
             "vetted": _figures(vetted, measure),
         }
+    if not out:
+        raise InputError(
+            f"{uri} judges no split of the manifest: it has no scores of lenses and others in val or test as both have them; give "
+            "a run that was trained on the manifest, without data.held_out_fold."
+        )
     return out
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
@@ -67,6 +68,9 @@ def make_bundle(run: JobRun) -> Outcome:
     runs = {name.removeprefix("runs."): uri for name, uri in run.inputs.items() if name.startswith("runs.")}
     if not runs:
         raise InputError("A bundle needs a trained run: inputs.runs.NAME=RUN for each.")
+    again = [uri for uri, count in Counter(runs.values()).items() if count > 1]
+    if again:
+        raise InputError(f"Run {again[0]} is given more than once; a mean takes each run once.")
     manifest = read_manifest(run.inputs["manifest"])
     rows = validation_rows(list(runs.values()), manifest.uri)
     scorers = [load_scorer(uri, "best", choose_device("cpu")) for uri in runs.values()]

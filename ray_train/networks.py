@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ray_train.core.models.weights import State, torchvision_weights
 from ray_train.run_folder import RunFolder
 
 TORCHVISION = "torchvision"  # as model.weights: its own ImageNet weights
+HUB = "hub:"  # as model.weights: the safetensors file of a repository of the Hugging Face Hub, where Zoobot's encoders are
 
 
 def network_of(config: TrainingConfig, layout: ImageLayout) -> dict[str, Any]:
@@ -59,16 +61,44 @@ def read_weights(config: TrainingConfig, init_from: str | None) -> State | None:
             return torchvision_weights(config.model.arch)
         except ValueError as error:
             raise InputError(f"model.weights: {error}.") from error
+    if source.startswith(HUB) and not init_from:
+        return _checked(*_from_hub(source.removeprefix(HUB)), config)
     if storage.is_folder(source):
         return state.weights(state.load(RunFolder(source).checkpoint("best")))
     data = storage.read_bytes(source)
+    return _state_dict(data, source) if init_from else _checked(data, source, config)
+
+
+def _checked(data: bytes, source: str, config: TrainingConfig) -> State:
+    """The weights of a file that has the SHA-256 that the configuration names, if it names one."""
     digest = hashlib.sha256(data).hexdigest()
-    if config.model.weights_sha256 not in (None, digest) and not init_from:
+    if config.model.weights_sha256 not in (None, digest):
         raise InputError(f"Weights {source} have SHA-256 {digest}, expected {config.model.weights_sha256}.")
     return _state_dict(data, source)
 
 
+def _from_hub(name: str) -> tuple[bytes, str]:
+    """The file ``model.safetensors`` of OWNER/NAME or OWNER/NAME@REVISION, downloaded once into the hub's cache."""
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise InputError(
+            f"model.weights {HUB}{name} needs huggingface_hub; install the extra lensdata[timm]."
+        ) from error
+    repository, _, revision = name.partition("@")
+    try:
+        path = hf_hub_download(repository, "model.safetensors", revision=revision or None)
+    except Exception as error:  # no network, no such repository, no safetensors file in it: each of a kind of its own
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise InputError(
+            f"model.weights {HUB}{name} could not be downloaded ({reason}); give a model.safetensors file instead."
+        ) from error
+    return Path(path).read_bytes(), f"{HUB}{name}/model.safetensors"
+
+
 def _state_dict(data: bytes, source: str) -> State:
+    if source.endswith(".safetensors"):
+        return _safetensors(data, source)
     try:
         values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a broken file
@@ -79,6 +109,18 @@ def _state_dict(data: bytes, source: str) -> State:
         values = state.weights(values) if "format_version" in values else values["model"]
     if not isinstance(values, dict) or not all(isinstance(value, torch.Tensor) for value in values.values()):
         raise InputError(f"Weights {source} hold no state_dict of tensors.")
+    return values
+
+
+def _safetensors(data: bytes, source: str) -> State:
+    try:
+        from safetensors.torch import load
+    except ImportError as error:
+        raise InputError(f"Weights {source} need the package safetensors; install the extra lensdata[timm].") from error
+    try:
+        values: State = load(data)
+    except Exception as error:  # its own error, or one of the reading of its header
+        raise InputError(f"Weights {source} cannot be read as safetensors ({error}).") from error
     return values
 
 

@@ -39,9 +39,11 @@ from ray_train.scoring import (
     Assignment,
     Part,
     Worker,
+    as_trained,
     check_fit,
     histogram_file,
     load_scorer,
+    parity_file,
     parts,
     rows_file,
     scores_file,
@@ -100,7 +102,8 @@ def work_of(run: JobRun) -> tuple[Callable[[], Iterator[Part]], int]:
     if given == ["shards"]:
         return _shard_work(run.inputs["shards"], run.test_limit)
     manifest = read_manifest(run.inputs["manifest"])
-    manifest = manifest.where(np.isin(manifest.column("split").astype(str), config.splits))
+    wanted = np.isin(manifest.column("split").astype(str), config.splits)
+    manifest = as_trained(manifest, run.inputs["run"]).where(wanted)
     if run.test_limit is not None:
         manifest = manifest.head(run.test_limit)
     if not len(manifest):
@@ -131,8 +134,9 @@ class Tally:
         file = rows_file if self._survey else scores_file
         self.done = {index for index in range(total) if file("", index).rsplit("/", 1)[-1] in names}
         self._output, self._rows, self._busy, self._since = run.output, 0, 0.0, time.perf_counter()
-        self._parity: float | None = None
-        self.histogram = merged([self._stored(index) for index in sorted(self.done)] if self._survey else [])
+        self.histogram = merged([])
+        for index in sorted(self.done) if self._survey else ():  # one at a time: all of them are as large as the survey
+            self.histogram = merged([self.histogram, self._stored(index)])
 
     @property
     def floor(self) -> float:
@@ -144,20 +148,20 @@ class Tally:
         self.done.add(facts["index"])
         self._rows += facts["rows"]
         self._busy += facts["seconds"]
-        self._parity = facts.get("largest_difference_of_bf16", self._parity)
         if self._survey:
             self.histogram = merged([self.histogram, LogitHistogram(*facts["histogram"])])
         steps.progress(len(self.done), self._total, "parts")
 
     def report(self) -> dict[str, Any]:
-        """Figures of this attempt; parts of an earlier one are not in them."""
+        """Figures of this attempt; parts of an earlier one are not in its rates."""
         seconds = time.perf_counter() - self._since
         found = {
             "scored_now": self._rows,
             "stamps_per_second": round(self._rows / seconds, 1),
             "stamps_per_second_and_worker": round(self._rows / self._busy, 1) if self._busy else None,
         }
-        return found if self._parity is None else found | {"largest_difference_of_bf16": self._parity}
+        measured = parity_file(self._output)
+        return found | (storage.read_json(measured) if storage.exists(measured) else {})
 
     def _stored(self, index: int) -> LogitHistogram:
         table = pq.read_table(storage.open_arrow(histogram_file(self._output, index)))
@@ -217,9 +221,12 @@ def survey(run: JobRun, tally: Tally, members: Any, report: dict[str, Any]) -> O
 def highest(run: JobRun, tally: Tally) -> pa.Table:
     """The top_k highest rows, from the highest down; of equal logits the smaller cutout_id first.
 
-    A stamp that lies in two shards is one.
+    Raises
+    ------
+    InputError
+        One of them lies in two shards: it was counted twice.
     """
-    floor, k = tally.floor, run.config.top_k
+    floor, k = tally.floor, run.config.top_k + 1  # one more, which may be the same stamp as the last
     kept: pa.Table | None = None
     waiting: list[pa.Table] = []
     for index in sorted(tally.done):
@@ -233,7 +240,7 @@ def highest(run: JobRun, tally: Tally) -> pa.Table:
         raise InputError(
             f"{repeated} of the highest {len(rows)} stamps lie in two shards of {run.inputs.get('shards')}; give each once."
         )
-    return rows
+    return rows.slice(0, run.config.top_k)
 
 
 def _top(pieces: list[pa.Table], k: int) -> pa.Table:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ from lensdata.steps import JobFailed
 from ray_train.core.data import DataError
 from ray_train.ray_backend import cpus_per_worker, ray_session, use_gpu
 from ray_train.scoring import Assignment, Part, Worker
+
+log = logging.getLogger(__name__)
 
 AHEAD = 2  # parts that wait at a worker, so that none is idle while this process learns of a finished one
 
@@ -92,9 +95,10 @@ class RayCrew:
                 raise error.cause from None
             raise
         except RayActorError as error:
+            log.error("worker died: %s", " ".join(str(error).split()))  # Ray's account of it is a page
             raise JobFailed(
-                f"a worker of Ray died, and no restart is left (execution.max_failures={self._failures}): {error}; the parts "
-                "that are done stay: give the same command again."
+                f"a worker of Ray died, and no restart is left (execution.max_failures={self._failures}); the log above has "
+                "Ray's reason, and the parts that are done stay: give the same command again."
             ) from error
         except RayError as error:
             raise JobFailed(

@@ -268,7 +268,7 @@ def notes(found: pd.DataFrame, bundle: Bundle, config: ScorePositionsConfig) -> 
 def write_csv(found: pd.DataFrame, uri: str) -> None:
     """The results for people and spreadsheets, to which a text that begins like a formula is quoted."""
     shown = found.copy()
-    for name in ("id", "known_lens"):
+    for name in ("id", "reason", "known_lens", "known_lens_grading", "survey"):  # texts of other people
         shown[name] = [safe_cell(value) if isinstance(value, str) else value for value in shown[name]]
     storage.write_bytes(uri, shown.to_csv(index=False, float_format="%.10g").encode())
 

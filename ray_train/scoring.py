@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from lensdata import storage, tables
+from lensdata import steps, storage, tables
 from lensdata.audit.histogram import LogitHistogram
 from lensdata.config.base import load_config
 from lensdata.config.scoring import ScoreConfig
@@ -29,7 +29,7 @@ from ray_train.core.predict import full_precision_head, predict
 from ray_train.networks import build_network, statistics_in
 from ray_train.run_folder import RunFolder
 from ray_train.stamps import stamp_source
-from ray_train.training import image_recipe, score_table, write_part
+from ray_train.training import deal_out, hold_out_fold, image_recipe, score_table, write_part
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +62,27 @@ class Scorer:
 def load_scorer(run_uri: str, checkpoint: str, device: torch.device) -> Scorer:
     """The network of a run with the weights of a checkpoint ("best", "last" or "epoch_NNN")."""
     run = RunFolder(run_uri)
-    if not storage.exists(run.path("config.yaml")):
-        raise InputError(f"Run {run_uri} has no config.yaml, so it is not a run folder.")
     config = _stored_config(run)
     saved = state.load(run.checkpoint(checkpoint), device)
     model = build_network(saved["network"]).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.load_state_dict(state.weights(saved))
     return Scorer(run, config, saved["network"], model.eval(), device)
+
+
+def as_trained(manifest: Manifest, run_uri: str) -> Manifest:
+    """The manifest with the splits that a run makes of it: what it has learnt from is not to pass for unseen (R-T10, R-N2)."""
+    run = RunFolder(run_uri)
+    config = _stored_config(run)
+    fold, columns = config.data.held_out_fold, manifest.table.column_names
+    if fold is not None and "fold" in columns and not manifest.table["fold"].null_count:
+        known = np.unique(manifest.column("fold"))
+        if fold in known and len(known) >= 3:  # a fresh pool need not have them
+            manifest = hold_out_fold(manifest, fold, with_test=config.data.hold_out_test)
+    if config.data.split == "random":  # which rows that was depends on all of them
+        trained_on = storage.read_json(run.path("run_info.json"))["manifest"]["content"]
+        if trained_on == steps.input_identity(manifest.uri):
+            manifest = deal_out(manifest, config.seed)
+    return manifest
 
 
 def check_fit(scorer: Scorer, layout: ImageLayout) -> None:
@@ -85,6 +99,8 @@ def check_fit(scorer: Scorer, layout: ImageLayout) -> None:
 def _stored_config(run: RunFolder) -> TrainingConfig:
     import yaml
 
+    if not storage.exists(run.path("config.yaml")):
+        raise InputError(f"Run {run.uri} has no config.yaml, so it is not a run folder.")
     values = yaml.safe_load(storage.read_bytes(run.path("config.yaml")))
     return load_config(TrainingConfig, None, values)
 
@@ -183,7 +199,8 @@ class Worker:
         if part.index == 0 and config.precision == "bf16":
             few = Manifest(manifest.uri, manifest.table.slice(0, PARITY_STAMPS))
             exact = self._scorer.score(few, config.batch, "fp32", "one" if survey else config.views)
-            facts["largest_difference_of_bf16"] = float(np.abs(exact - logits[: len(few)]).max())
+            difference = float(np.abs(exact - logits[: len(few)]).max())
+            storage.write_json(parity_file(self._output), {"largest_difference_of_bf16": difference})
         if survey:
             histogram = LogitHistogram.of(logits)
             # the rows come last: a part counts as done where they are there
@@ -204,8 +221,9 @@ class Worker:
         return manifest.table["cutout_id"].to_pylist(), logits.tolist()
 
     def _survey_rows(self, manifest: Manifest, logits: np.ndarray[Any, np.dtype[np.float32]], floor: float) -> pa.Table:
-        # no more than top_k of one part can be among the top_k of all
-        chosen = np.argsort(-logits, kind="stable")[: self._config.top_k]
+        # no more than top_k of one part can be among the top_k of all; one more tells whether a stamp lies in two shards
+        keys = manifest.column("cutout_id")
+        chosen = np.lexsort((keys, -logits))[: self._config.top_k + 1]
         chosen = np.sort(chosen[logits[chosen] >= floor])
         rows = manifest.table.take(pa.array(chosen))
         count = len(chosen)
@@ -216,6 +234,11 @@ class Worker:
             "pooled_logit": pa.nulls(count, pa.float32()),
         } | {name: rows[name] for name in ("cutout_id", "shard", "row_group", "row")}
         return tables.validate(pa.table(columns), tables.SURVEY_SCORES, manifest.uri)
+
+
+def parity_file(output: str) -> str:
+    """File that says by how much 16 bits moved the logits of the first stamps: a restart does not measure it again."""
+    return storage.join(output, "parity.json")
 
 
 def scores_file(output: str, index: int) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lensdata import storage
@@ -99,8 +101,14 @@ def _rename(frame: pd.DataFrame, columns: LensColumns, uri: str) -> pd.DataFrame
     return out
 
 
-def read_any_table(uri: str) -> pd.DataFrame:
+def read_any_table(uri: str, as_text: Collection[str] = ()) -> pd.DataFrame:
     """CSV/TSV, blank-separated text, ECSV, Parquet, FITS or a table folder as pandas.
+
+    Parameters
+    ----------
+    as_text
+        Names of columns in lower case that CSV and Parquet files keep as they are written: pandas makes numbers of names, whose
+        leading zeros go, and floats of whole numbers where one is missing, whose last digits go.
 
     Raises
     ------
@@ -114,11 +122,9 @@ def read_any_table(uri: str) -> pd.DataFrame:
         if storage.is_folder(uri):
             from lensdata import tables
 
-            return tables.read_table(uri).to_pandas()
+            return _named_by_text(tables.read_table(uri), as_text).to_pandas()
         if name.endswith((".csv", ".tsv", ".txt", ".csv.gz")):
-            with storage.open_input(uri) as handle:
-                compression = "gzip" if name.endswith(".gz") else None
-                return pd.read_csv(handle, sep="\t" if name.endswith(".tsv") else ",", compression=compression)
+            return _read_separated(uri, as_text)
         if name.endswith(".ecsv"):
             from astropy.table import Table
 
@@ -128,7 +134,7 @@ def read_any_table(uri: str) -> pd.DataFrame:
             with storage.open_input(uri) as handle:
                 return _read_blank_separated(handle.read().decode())
         if name.endswith((".parquet", ".pq")):
-            return pq.read_table(storage.open_arrow(uri)).to_pandas()
+            return _named_by_text(pq.read_table(storage.open_arrow(uri)), as_text).to_pandas()
         if name.endswith((".fits", ".fits.gz", ".fit")):
             from astropy.table import Table
 
@@ -145,6 +151,30 @@ def read_any_table(uri: str) -> pd.DataFrame:
     ) as error:  # pandas and Arrow's too
         raise InputError(f"Input table {uri} cannot be read: {' '.join(str(error).split())}.") from error
     raise InputError(f"Input table {uri} must be .csv, .tsv, .cat, .ecsv, .parquet, .fits or a table folder.")
+
+
+def _read_separated(uri: str, as_text: Collection[str]) -> pd.DataFrame:
+    separator = "\t" if uri.lower().endswith(".tsv") else ","
+    compression = "gzip" if uri.lower().endswith(".gz") else None
+    kept: list[str] = []
+    if as_text:
+        with storage.open_input(uri) as handle:
+            names = pd.read_csv(handle, sep=separator, compression=compression, nrows=0).columns
+        kept = [name for name in names if _lower(name) in as_text]
+    with storage.open_input(uri) as handle:
+        return pd.read_csv(handle, sep=separator, compression=compression, dtype=dict.fromkeys(kept, str))
+
+
+def _named_by_text(table: pa.Table, as_text: Collection[str]) -> pa.Table:
+    """The table with the whole numbers of these columns as text."""
+    for place, field in enumerate(table.schema):
+        if _lower(field.name) in as_text and pa.types.is_integer(field.type):
+            table = table.set_column(place, field.name, table[place].cast(pa.string()))
+    return table
+
+
+def _lower(name: object) -> str:
+    return str(name).strip().lower()
 
 
 def _read_blank_separated(text: str) -> pd.DataFrame:

@@ -31,7 +31,8 @@ def read_positions(uri: str, columns: PositionColumns) -> pd.DataFrame:
     InputError
         A column is missing, there are no rows, or no row has a position.
     """
-    frame = read_any_table(uri)
+    names = ID_NAMES if columns.id is None else (columns.id.lower(),)
+    frame = read_any_table(uri, as_text=set(names) - {columns.ra.lower(), columns.dec.lower()})
     lower = {str(name).strip().lower(): name for name in frame.columns}
     for wanted in ("ra", "dec"):
         given = getattr(columns, wanted)
@@ -56,7 +57,8 @@ def read_positions(uri: str, columns: PositionColumns) -> pd.DataFrame:
         raise InputError(
             f"{uri}: none of {len(frame)} rows has a position in decimal degrees; the first: {first.replace('_', ' ')}."
         )
-    out.loc[good, "ra"] %= 360.0
+    # Twice: the first remainder of a negative one of next to nothing is 360.
+    out.loc[good, "ra"] = out.loc[good, "ra"] % 360.0 % 360.0
     keys = [position_id(ra, dec) for ra, dec in zip(out["ra"][good], out["dec"][good], strict=True)]
     out["cutout_id"] = pd.Series(keys, index=out.index[good], dtype="Int64").reindex(out.index)
     out["problem"] = problem
@@ -68,8 +70,11 @@ def position_id(ra: float, dec: float) -> int:
 
     >>> position_id(150.1, 2.2) == position_id(150.10000000001, 2.2) != position_id(150.2, 2.2)
     True
+    >>> position_id(359.99999999, -0.00000001) == position_id(0.0, 0.0)
+    True
     """
-    digest = hashlib.blake2b(f"{ra:.7f},{dec:+.7f}".encode(), digest_size=8).digest()
+    east, north = round(ra, 7) % 360.0, round(dec, 7) + 0.0  # not 360, and no -0
+    digest = hashlib.blake2b(f"{east:.7f},{north:+.7f}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1  # a signed 64-bit integer
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -25,6 +26,7 @@ from lensdata.errors import InputError
 from lensdata.hashing import text_hash
 from lensdata.shards.derived import renamed, write_manifest
 from lensdata.shards.manifests import Manifest, read_manifest
+from lensdata.sky.crossmatch import SkyIndex
 from lensdata.steps import JobRun, Outcome
 
 
@@ -46,8 +48,7 @@ def mine_negatives(run: JobRun) -> Outcome:
             f"{missing} of {len(frame)} stamps of pool {pool.uri} have no score in {run.inputs['scores']}."
         )
     if "grades" in run.inputs:
-        tables.require_kind(run.inputs["grades"], tables.GRADES)
-        grades = tables.read_table(run.inputs["grades"], columns=["cutout_id", "verdict"]).to_pandas()
+        grades = grades_of(run.inputs["grades"], pool, base)
         verdict = frame["cutout_id"].map(grades.set_index("cutout_id")["verdict"])
         frame["verdict"] = verdict.where(verdict != "ungraded", None)
     chosen = arms(frame, config)
@@ -64,27 +65,61 @@ def mine_negatives(run: JobRun) -> Outcome:
     return Outcome(2 * (len(base) + config.mined), text_hash("".join(contents)), report)
 
 
+def grades_of(uri: str, pool: Manifest, base: Manifest) -> pd.DataFrame:
+    """What graders said of stamps of the pool, and of controls from either manifest; InputError where they looked at others."""
+    grades = tables.read_table(uri, tables.GRADES, columns=["cutout_id", "verdict"]).to_pandas()
+    known = grades["cutout_id"].isin(pool.column("cutout_id")) | grades["cutout_id"].isin(base.column("cutout_id"))
+    strange = grades.loc[~known, "cutout_id"]
+    if len(strange):
+        raise InputError(
+            f"{len(strange)} of {len(grades)} grades of {uri} are not of pool {pool.uri}, the first of cutout_id "
+            f"{strange.iloc[0]}; give the grades of skimmed/, looked at with that manifest."
+        )
+    return grades
+
+
 def fresh_rows(base: Manifest, pool: Manifest, config: MineConfig) -> tuple[Manifest, dict[str, float]]:
     """Negatives of the pool that lie in the wanted splits and that the manifest does not have, and what was left out.
+
+    Of two manifests whose skies were split by other seeds, a stamp of the pool may show sky that the manifest validates or
+    tests on; such a one is left out (R-T10).
 
     Raises
     ------
     InputError
         Nothing is left.
     """
-    label, split = pool.column("label"), pool.column("split").astype(str)
-    known = np.isin(pool.column("cutout_id"), base.column("cutout_id"))
-    elsewhere = ~np.isin(split, config.splits)
-    keep = (label == 0) & ~known & ~elsewhere
+    keep = np.ones(len(pool), bool)
+    report: dict[str, float] = {"pool": len(pool)}
+    reasons = {
+        "labelled_lenses": pool.column("label") == 1,
+        "already_in_the_manifest": np.isin(pool.column("cutout_id"), base.column("cutout_id")),
+        "in_other_splits": ~np.isin(pool.column("split").astype(str), config.splits),
+        "near_val_or_test": near_evaluated(base, pool, config.apart_arcsec),
+    }
+    for reason, out in reasons.items():  # each stamp counts once, for the first reason
+        report[reason] = int((keep & out).sum())
+        keep &= ~out
     if not keep.any():
         raise InputError(
-            f"Pool {pool.uri} has no negative in split {', '.join(config.splits)} that manifest {base.uri} lacks."
+            f"Pool {pool.uri} has no negative in split {', '.join(config.splits)} that manifest {base.uri} lacks and that lies "
+            f"apart from its val and test."
         )
-    report: dict[str, float] = {
-        "pool": len(pool), "labelled_lenses": int((label == 1).sum()), "already_in_the_manifest": int(known.sum()),
-        "in_other_splits": int((elsewhere & ~known & (label == 0)).sum()),
-    }  # fmt: skip
     return pool.where(keep), report
+
+
+def near_evaluated(base: Manifest, pool: Manifest, radius_arcsec: float) -> npt.NDArray[np.bool_]:
+    """Rows of the pool within a radius of val or test of the manifest; none where one of them has no places."""
+    evaluated = base.where(base.column("split").astype(str) != "train")
+    if not len(evaluated) or not {"ra", "dec"} <= set(base.table.column_names) & set(pool.table.column_names):
+        return np.zeros(len(pool), bool)
+    there, here = (part.table.select(["ra", "dec"]).to_pandas().astype(float) for part in (evaluated, pool))
+    there, known = there.dropna(), here.notna().all(axis=1).to_numpy()
+    near = np.zeros(len(pool), bool)
+    if len(there) and known.any():
+        place, _ = SkyIndex(there["ra"], there["dec"]).nearest(here["ra"][known], here["dec"][known], radius_arcsec)
+        near[known] = place >= 0
+    return near
 
 
 def _joined(base: Manifest, pool_uri: str, added: pa.Table, output: str, arm: str) -> pa.Table:

@@ -55,7 +55,7 @@ def rank_negatives(run: JobRun) -> Outcome:
     table = pa.Table.from_pandas(
         pd.DataFrame(columns, index=out.index), schema=tables.RANKING.schema, preserve_index=False
     )
-    models = sorted(found["models"].unique().tolist())
+    models = sorted(out["models"].unique().tolist())
     report = {
         "scores": config.scores, "flagged": int(out["flagged"].sum()), "confident_errors": int(out["confident_error"].sum()),
         "models_per_stamp": models, **thresholds,
@@ -72,6 +72,7 @@ def _chosen(scores: pd.DataFrame, rows: pd.DataFrame, config: RankConfig, uri: s
             raise InputError(
                 "scores in_sample needs a run without data.held_out_fold; all given ones are of fold models."
             )
+        ranking.require_test_apart(chosen, rows, f"give a run that was trained on {uri}")
         return chosen
     if "fold" not in rows or rows["fold"].isna().any():
         raise InputError(f"Manifest {uri} has no complete column 'fold', so nobody can tell which model saw what.")

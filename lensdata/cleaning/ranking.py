@@ -34,13 +34,7 @@ def unseen(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     InputError
         The folds of scores and manifest differ, or a fold model has learnt from the test split.
     """
-    of_test = set(rows.loc[rows["split"] == "test", "cutout_id"])
-    learnt = scores[scores["fold"].notna() & (scores["split"] != "test") & scores["cutout_id"].isin(of_test)]
-    if len(learnt):
-        raise InputError(
-            f"{learnt['model'].iloc[0]} has learnt from {learnt['cutout_id'].nunique()} rows of the test split, which must not "
-            "decide what is cleaned (R-T10); train the fold models with data.hold_out_test=true."
-        )
+    require_test_apart(scores[scores["fold"].notna()], rows, "train the fold models with data.hold_out_test=true")
     held_out = scores[scores["fold"].notna() & (scores["split"] == "test")]
     own = rows[["cutout_id", "fold", "split"]].rename(columns={"fold": "own fold", "split": "own split"})
     joined = held_out.merge(own, on="cutout_id", how="inner")
@@ -52,6 +46,23 @@ def unseen(scores: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
             f"fold {row['fold']}: the models are of other folds."
         )
     return joined[["cutout_id", "logit", "model"]]
+
+
+def require_test_apart(scores: pd.DataFrame, rows: pd.DataFrame, remedy: str) -> None:
+    """Refuse scores of a network that has learnt from the test split.
+
+    Raises
+    ------
+    InputError
+        With the remedy.
+    """
+    of_test = rows.loc[rows["split"] == "test", "cutout_id"]
+    learnt = scores[(scores["split"] != "test") & scores["cutout_id"].isin(of_test)]
+    if len(learnt):
+        raise InputError(
+            f"{learnt['model'].iloc[0]} has learnt from {learnt['cutout_id'].nunique()} rows of the test split, which must not "
+            f"decide what is cleaned (R-T10); {remedy}."
+        )
 
 
 def mean_logits(scores: pd.DataFrame) -> pd.DataFrame:

@@ -41,6 +41,16 @@ def collected(inputs: Mapping[str, str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def of_one_network(name: str, uri: str) -> str:
+    """The one table of scores of an input; InputError for a study, whose networks would each say something else."""
+    found = tables_of(uri)
+    if len(found) > 1:
+        raise InputError(
+            f"inputs.{name}={uri} is a study of {len(found)} networks; give one of its runs, or another run."
+        )
+    return found[0]
+
+
 def tables_of(uri: str) -> list[str]:
     """The tables of scores of a study (one per trial), of a run, or the one that the address names.
 

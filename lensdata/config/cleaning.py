@@ -91,3 +91,8 @@ class MineConfig(Config):
         min_length=1,
         description="splits of the pool that may be added; the arms differ in train only",
     )
+    apart_arcsec: float = Field(
+        default=37.0,
+        gt=0,
+        description="pool stamps this close to val or test of the manifest are left out: they share sky",
+    )

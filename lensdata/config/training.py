@@ -104,7 +104,8 @@ class ModelConfig(Config):
     dropout: float = Field(default=0.2, ge=0, lt=1, description="efficientnet_v2_s only: before the last layer")
     weights: str | None = Field(
         default=None,
-        description="state_dict file (path or URI) to start from; torchvision: its own ImageNet weights; null: random",
+        description="state_dict or .safetensors file (path or URI) to start from; torchvision: its own ImageNet weights; "
+        "hub:OWNER/NAME[@REVISION]: from the Hugging Face Hub; null: random",
     )
     weights_sha256: str | None = Field(default=None, description="SHA-256 that the weights file must have")
     frozen_stem_epochs: int = Field(default=0, ge=0, description="epochs in which the first layer is kept fixed")

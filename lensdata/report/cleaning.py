@@ -28,7 +28,7 @@ def render(manifest: Manifest, rows: pd.DataFrame, found: dict[str, Any], config
     found
         What ``audit.json`` holds.
     """
-    rows = rows.assign(score=rows["probability"].astype(float).fillna(0.0))
+    rows = rows.assign(score=rows["probability"].astype(float))  # null where nobody ranked: last, and said so
     negatives = rows[rows["label"] == 0].sort_values(["score", "cutout_id"], ascending=[False, True])
     changed = negatives["outcome"].isin([DROP, RELABEL])
     looked_at, flagged = negatives["verdict"].notna(), negatives["flagged"].eq(True)

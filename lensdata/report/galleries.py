@@ -78,8 +78,9 @@ def pictures(rows: pd.DataFrame, stamps: npt.NDArray[Any], unit: str) -> list[Pi
         )
         position = f"{row['ra']:.4f} {row['dec']:+.4f}" if has_position else ""
         link = viewer_link(row["ra"], row["dec"]) if has_position else None
-        caption = " · ".join(part for part in (f"{row['score']:.3f}", name, position) if part)
-        out.append(Picture(data_uri(to_rgb(stamp, unit)), f"{kind} {name}, score {row['score']:.3f}", caption, link))
+        score = f"{row['score']:.3f}" if np.isfinite(row["score"]) else "unranked"
+        caption = " · ".join(part for part in (score, name, position) if part)
+        out.append(Picture(data_uri(to_rgb(stamp, unit)), f"{kind} {name}, score {score}", caption, link))
     return out
 
 

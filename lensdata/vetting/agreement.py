@@ -15,6 +15,8 @@ from lensdata.vetting.items import CONTROLS
 from lensdata.vetting.session import Session
 
 RESAMPLES = 2000
+FEWEST_RESAMPLES = 200
+DRAWN_MAX = 4_000_000  # counts of all resamples; many graders of a long list hardly ever say the same of two stamps
 UNGRADED = -1
 
 Codes = npt.NDArray[np.int64]  # (stamps, graders): place in GRADES, or UNGRADED
@@ -53,7 +55,8 @@ def agreement(codes: Codes, graders: list[str]) -> dict[str, Any] | None:
     if len(graders) < 2:
         return None
     patterns, counts = np.unique(codes, axis=0, return_counts=True)
-    drawn = multinomial(np.random.default_rng(0), counts, RESAMPLES) if len(codes) else np.zeros((0, 0), np.int64)
+    resamples = int(np.clip(DRAWN_MAX // max(len(counts), 1), FEWEST_RESAMPLES, RESAMPLES))
+    drawn = multinomial(np.random.default_rng(0), counts, resamples) if len(codes) else np.zeros((0, 0), np.int64)
     pairs, resampled = [], []
     for one, two in itertools.combinations(range(len(graders)), 2):
         tables = contingency(patterns[:, [one, two]], np.vstack([counts[None], drawn]))

@@ -45,7 +45,7 @@ class Line:
     grade, kind
         What counts from this line on; both None where an undo leaves the stamp ungraded.
     seconds
-        How long the stamp was looked at.
+        How long the stamp was looked at; of an undo, for the grade that counts again.
     key
         Made by the page for every press of a key, so that a line that is sent twice is written once.
     undoes
@@ -147,14 +147,22 @@ class Ledger:
     def __init__(self, folder: Path, session: str, cutout_ids: Container[int]) -> None:
         self.path = folder / FILE
         self._session, self._cutout_ids = session, cutout_ids
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be opened for writing ({error.strerror}).") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._open()
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(self._file)
             raise InputError(
                 f"Another vetting server is at work in {folder}; use its page, or stop it first."
+            ) from error
+        except OSError as error:
+            os.close(self._file)
+            raise InputError(
+                f"{self.path} cannot be locked or written ({error.strerror}); make room, or choose another --output."
             ) from error
         except InputError:
             os.close(self._file)
@@ -185,8 +193,9 @@ class Ledger:
             return None
         taken, before = last
         line = Line(
-            sequence=self.standing.lines + 1, cutout_id=taken.cutout_id, grader=grader, utc=_now(), seconds=0.0, key=key,
-            grade=before.grade if before else None, kind=before.kind if before else None, undoes=taken.sequence,
+            sequence=self.standing.lines + 1, cutout_id=taken.cutout_id, grader=grader, utc=_now(), key=key,
+            seconds=before.seconds if before else 0.0, grade=before.grade if before else None,
+            kind=before.kind if before else None, undoes=taken.sequence,
         )  # fmt: skip
         return self._append(line)
 

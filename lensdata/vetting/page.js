@@ -39,21 +39,22 @@ function send(path, body) {
 async function flush() {
   if (state.flushing) return;
   state.flushing = true;
+  let refused = null;
   try {
     for (let [first] = waiting(); first; [first] = waiting()) {
       tell(`${waiting().length} not yet saved`);
       const { path, body } = JSON.parse(store.get(first));
       const [status, answer] = await ask(path, body);
-      if (status === 0 || status === 403 || status >= 500) {
+      if (status === 0 || status === 403 || status === 409 || status >= 500) { // 409: the server of another folder answers here
         tell(`${waiting().length} not saved yet: ${answer.error} They are kept here and sent again.`, true);
         if (state.view === "end") showEnd();
         setTimeout(flush, RETRY_MS);
         return;
       }
       store.remove(first);
-      if (status === 200) { if (path === "api/undo") undone(answer); } else { await loadMarks(); show(); tell(answer.error, true); return; }
+      if (status !== 200) { refused = answer.error; await loadMarks(); show(); } else if (path === "api/undo") undone(answer);
     }
-    tell("All grades are saved.");
+    tell(refused ?? "All grades are saved.", refused !== null);
     if (state.view === "end") showEnd();
   } finally { state.flushing = false; }
 }

@@ -13,6 +13,7 @@ import asyncio
 import errno
 import json
 import logging
+import math
 import shlex
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -138,6 +139,10 @@ class Vetting:
         if self._session.blind:
             raise web.HTTPForbidden(text="This session is blind.")
         [row] = self._session.items.slice(item, 1).to_pylist()
+        row = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }
         link = viewer_link(row["ra"], row["dec"]) if row["ra"] is not None and row["dec"] is not None else None
         shown = ("cutout_id", "rank", "logit", "score", "ra", "dec", "label", "lens_name", "control")
         return web.json_response(
@@ -165,7 +170,7 @@ class Vetting:
     async def _grade(self, request: web.Request) -> web.Response:
         body = await self._body(request)
         grader = self._grader(body["grader"])
-        item = self._item(grader, body["number"])
+        item = self._item(grader, body.get("number"))
         if body.get("grade") not in GRADES or body.get("kind") not in (
             None,
             *(KINDS if body["grade"] == "not" else ()),
@@ -195,7 +200,7 @@ class Vetting:
     async def _summary(self, request: web.Request) -> web.Response:
         """Own progress; agreement and controls as soon as they can no longer tell which stamps are controls."""
         grader = self._grader(request.match_info["grader"])
-        own = self._ledger.standing.grades.get(grader, {})
+        own = dict(self._ledger.standing.grades.get(grader, {}))  # a copy: another tab may be grading
         told: dict[str, Any] = {
             "graded": len(own),
             "stamps": len(self._session),
@@ -240,7 +245,9 @@ class Vetting:
     def _grader(self, name: Any) -> str:
         checked = check_name(str(name))
         if self._graders and checked not in self._graders:
-            raise InputError(f"{checked} is not among the graders of this session: {', '.join(self._graders)}.")
+            raise web.HTTPForbidden(
+                text=f"{checked} is not among the graders of this session: {', '.join(self._graders)}."
+            )
         return checked
 
     def _item(self, grader: str, number: Any) -> int:

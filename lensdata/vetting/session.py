@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from lensdata import steps, storage
 from lensdata.errors import InputError
-from lensdata.hashing import second_key, text_hash
+from lensdata.hashing import second_key
 from lensdata.vetting.items import Request, make_items
 
 BLOCK = 200
@@ -35,6 +35,8 @@ class Session:
 
     Attributes
     ----------
+    id
+        Of this folder alone: cookies and waiting grades of a browser belong to it, not to whoever listens at the same port.
     items
         One row per stamp, controls among them, in the order of the list.
     """
@@ -105,11 +107,12 @@ def open_session(folder: str, request: Request) -> Session:
     with storage.new_file(str(place / ITEMS)) as path:
         pq.write_table(items, path, compression="zstd")
     description = {
-        "version": VERSION, "id": text_hash(json.dumps(wanted, sort_keys=True)), "identity": wanted, "list": request.listed,
+        "version": VERSION, "id": secrets.token_hex(8), "identity": wanted, "list": request.listed,
         "manifests": list(request.manifests), "stamps": items.num_rows, "items_sha256": storage.sha256(str(place / ITEMS)),
         "provenance": steps.provenance(),
     }  # fmt: skip
-    storage.write_json(str(place / DESCRIPTION), description)
+    # Of two that begin at once the first one's stands: grades belong to its id.
+    storage.write_new(str(place / DESCRIPTION), (json.dumps(description, indent=1) + "\n").encode())
     return read_session(folder, request.manifests)
 
 

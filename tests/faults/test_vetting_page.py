@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,12 +45,12 @@ SMALL = """[...document.querySelectorAll('button')].filter(
 class Server:
     """`lensdata vet` as a process; `kill` is kill -9."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        with closing(socket.create_server(("127.0.0.1", 0))) as free:
-            port = free.getsockname()[1]
+    def __init__(self, folder: Path, *options: str, output: str = "vetting", port: int = 0) -> None:
+        with closing(socket.create_server(("127.0.0.1", port))) as free:
+            self.port = free.getsockname()[1]
         self._command = [
             sys.executable, "-m", "infra.cli", "vet", str(folder / "list.csv"), "--manifest", str(folder / "manifest"),
-            "--output", str(folder / "vetting"), "--port", str(port), *options,
+            "--output", str(folder / output), "--port", str(self.port), *options,
         ]  # fmt: skip
         self.start()
 
@@ -74,8 +75,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     write_list(tmp_path / "list.csv", list(range(FIRST_ID + LENSES, FIRST_ID + LENSES + LISTED)))
     running: list[Server] = []
 
-    def begin(*options: str) -> Server:
-        running.append(Server(tmp_path, "--controls", f"lenses={CONTROLS},random={CONTROLS}", *options))
+    def begin(*options: str, **where: Any) -> Server:
+        running.append(Server(tmp_path, "--controls", f"lenses={CONTROLS},random={CONTROLS}", *options, **where))
         return running[-1]
 
     yield begin
@@ -179,6 +180,47 @@ def test_two_people_grade_by_keyboard_and_a_killed_server_loses_no_grade(serve, 
     server.kill()
     assert cli.main(["vet", "export", str(folder), "--output", str(tmp_path / "grades")]) == 0
     assert tables.read_table(str(tmp_path / "grades"), tables.GRADES)["n_graders"].to_pylist() == [2] * STAMPS
+
+
+def test_what_waits_for_one_folder_never_reaches_another_one_at_the_same_port(serve, tmp_path):
+    one = serve()
+    with browser.open_tab() as tab:
+        enter(tab, one.address, "ada")
+        one.kill()
+        tab.press("1", "2")
+        tab.wait("document.getElementById('status').classList.contains('bad')")
+        two = serve(output="other", port=one.port)
+        token = two.address.partition("?")[2]
+        tab.read(
+            f"fetch('/?{token}', {{credentials: 'same-origin'}}).then(answer => answer.status)"
+        )  # in another tab, say
+        tab.wait("document.getElementById('status').textContent.includes('belongs to another session')")
+        assert "2 not saved yet" in tab.read("document.getElementById('status').textContent")
+        enter(tab, two.address, "ada")
+        tab.wait(stamp(1, "not graded"))
+        two.kill()
+        one.start()
+        tab.open(one.address)
+        tab.wait("!document.getElementById('welcome').hidden")
+        tab.press("Enter")
+        tab.wait(SAVED)
+    assert [grade for grade, _ in grades_of(tmp_path / "vetting", "ada")][:3] == ["lens", "maybe", None]
+    assert len((tmp_path / "other" / "grades.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_the_server_refuses_does_not_hold_up_the_rest(serve, tmp_path):
+    server = serve()
+    with browser.open_tab() as tab:
+        enter(tab, server.address, "ada")
+        server.kill()
+        tab.press("1", "2")
+        tab.wait("document.getElementById('status').textContent.startsWith('2 not saved yet')")
+        first = "Object.keys(localStorage).filter(key => key.includes(' ada ')).sort()[0]"
+        tab.read(f"(key => localStorage.setItem(key, localStorage.getItem(key).replace('lens', 'quasar')))({first})")
+        server.start()
+        tab.wait("document.getElementById('status').textContent.startsWith('A grade is one of')")
+        tab.wait("Object.keys(localStorage).every(key => !key.includes(' ada '))")
+    assert [grade for grade, _ in grades_of(tmp_path / "vetting", "ada")][:3] == [None, "maybe", None]
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,10 @@ def manifest(tmp_path: Path, rows: pd.DataFrame) -> str:
     return write(rows.drop(columns="truth"), tmp_path / "set")
 
 
-def write(rows: pd.DataFrame, folder: Path) -> str:
+def write(rows: pd.DataFrame, folder: Path, stamps: np.ndarray | None = None) -> str:
     layout = ImageLayout(shape=(15, 15, 3), dtype="float32", bands=("g", "r", "z"), unit="nanomaggy")
-    stamps = np.random.default_rng(1).normal(size=(len(rows), 15, 15, 3)).astype(np.float32)
+    if stamps is None:
+        stamps = np.random.default_rng(1).normal(size=(len(rows), 15, 15, 3)).astype(np.float32)
     with ShardWriter(str(folder / "shards"), layout, group_rows=32) as writer:
         writer.add(pa.table({"cutout_id": rows["cutout_id"].to_numpy()}), stamps)
         writer.close()

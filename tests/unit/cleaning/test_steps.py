@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,3 +178,104 @@ def test_grades_of_another_manifest_are_refused(
     assert "are not in manifest" in capsys.readouterr().err
     assert clean(tmp_path / "c", manifest) == 2
     assert "remove graded needs inputs.grades=URI" in capsys.readouterr().err
+
+
+def test_a_run_that_learnt_from_the_test_split_ranks_nothing_in_sample_either(
+    tmp_path: Path, manifest: str, scores: Scores, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learnt = scores("parity", split="train")
+    assert rank(tmp_path / "r", manifest, f"inputs.scores.run={learnt}", "scores=in_sample") == 2
+    assert "has learnt from 20 rows of the test split" in capsys.readouterr().err
+
+
+def test_the_report_counts_the_networks_of_what_is_ranked_alone(tmp_path: Path, manifest: str, scores: Scores) -> None:
+    assert rank(tmp_path / "r", manifest, *folds(scores)) == 0  # test rows, which are not, have the scores of all three
+    assert storage.read_json(str(tmp_path / "r" / "_report.json"))["models_per_stamp"] == [1]
+
+
+def test_a_ranking_by_networks_of_other_splits_or_of_lenses_is_refused(
+    tmp_path: Path, manifest: str, rows: pd.DataFrame, scores: Scores, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank(tmp_path / "ranking", manifest, *folds(scores)) == 0
+    assert rank(tmp_path / "lenses", manifest, *folds(scores), "label=1") == 0
+    rows["split"] = rows["split"].replace({"val": "test", "test": "val"})
+    other = write(rows.drop(columns="truth"), tmp_path / "other")
+    words = ("remove=above_threshold", f"inputs.ranking={tmp_path / 'ranking'}")
+    assert clean(tmp_path / "c", other, *words) == 2
+    assert "has 15 of 75 stamps in another split than manifest" in capsys.readouterr().err
+    assert clean(tmp_path / "c", manifest, words[0], f"inputs.ranking={tmp_path / 'lenses'}") == 2
+    assert "ranks lenses (label=1)" in capsys.readouterr().err
+
+
+def test_metrics_side_by_side_are_of_one_network_that_judges_a_split_of_the_manifest(
+    tmp_path: Path, manifest: str, rows: pd.DataFrame, scores: Scores, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = f"inputs.grades={grades(tmp_path / 'grades', {int(rows['cutout_id'].iloc[1]): 'lens'})}"
+    assert clean(tmp_path / "c", manifest, given, f"inputs.scores={scores('fold0', 0)}") == 2
+    assert "judges no split of the manifest" in capsys.readouterr().err
+    study = tmp_path / "study"
+    for name in ("a", "b"):
+        shutil.copytree(scores(name), study / "trials" / name / "scores")
+    (study / "_SUCCESS").touch()
+    assert clean(tmp_path / "c", manifest, given, f"inputs.scores={study}") == 2
+    assert "is a study of 2 networks" in capsys.readouterr().err
+
+
+def test_what_nobody_ranked_has_no_probability_on_the_page(tmp_path: Path, manifest: str, rows: pd.DataFrame) -> None:
+    one = int(rows.loc[(rows["label"] == 0) & (rows["split"] == "train"), "cutout_id"].iloc[0])
+    assert clean(tmp_path / "c", manifest, f"inputs.grades={grades(tmp_path / 'grades', {one: 'lens'})}") == 0
+    page = (tmp_path / "c" / "audit.html").read_text()
+    assert f"unranked · {one}" in page
+    assert "0.000" not in page
+
+
+def test_mining_adds_no_sky_that_the_manifest_validates_or_tests_on_and_counts_each_stamp_once(
+    tmp_path: Path, manifest: str, rows: pd.DataFrame, scores: Scores
+) -> None:
+    pool = rows.assign(cutout_id=rows["cutout_id"] + 10_000, label=np.int8(0), split="train")  # split by another seed
+    pool.loc[:4, "cutout_id"] -= 10_000
+    pool.loc[3:6, "label"] = np.int8(1)
+    pool["dec"] += 30 / 3600
+    fresh = write(pool.drop(columns=["truth", "stratum"]), tmp_path / "pool")
+    words = [f"inputs.manifest={manifest}", f"inputs.pool={fresh}", f"inputs.scores={scores('pool_scores', of=pool)}"]
+    assert mine_negatives.main(["--output", str(tmp_path / "m"), *words, "mined=20", "skim=5"]) == 0
+    report = storage.read_json(str(tmp_path / "m" / "_report.json"))
+    assert (report["pool"], report["labelled_lenses"], report["already_in_the_manifest"]) == (120, 4, 3)
+    assert (report["in_other_splits"], report["near_val_or_test"]) == (0, 40)
+    added = read_manifest(str(tmp_path / "m" / "mined")).table.to_pandas().query("cutout_id >= 11000")
+    assert set(added["cutout_id"] - 10_000) <= set(rows.loc[rows["split"] == "train", "cutout_id"])
+    assert mine_negatives.main(["--output", str(tmp_path / "n"), *words, "mined=20", "skim=5", "apart_arcsec=20"]) == 0
+    assert storage.read_json(str(tmp_path / "n" / "_report.json"))["near_val_or_test"] == 0
+
+
+def test_graded_stamps_of_the_skimmed_list_join_the_mined_arm_unless_they_may_be_lenses(
+    tmp_path: Path, manifest: str, rows: pd.DataFrame, scores: Scores, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = rows.assign(cutout_id=rows["cutout_id"] + 10_000, label=np.int8(0), ra=rows["ra"] + 90)
+    fresh = write(pool.drop(columns=["truth", "stratum"]), tmp_path / "pool")
+    line = [f"inputs.manifest={manifest}", f"inputs.pool={fresh}", f"inputs.scores={scores('pool_scores', of=pool)}",
+            "mined=20", "skim=4"]  # fmt: skip
+    assert mine_negatives.main(["--output", str(tmp_path / "first"), *line]) == 0
+    skimmed = tables.read_table(str(tmp_path / "first" / "skimmed"), tables.RANKING)["cutout_id"].to_pylist()
+    verdicts = dict(zip(skimmed, ("lens", "not", "disagree", "ungraded"), strict=True))
+    verdicts[int(rows["cutout_id"].iloc[0])] = "lens"  # a control, which is of the manifest: the pool has no known lens
+    given = f"inputs.grades={grades(tmp_path / 'grades', verdicts)}"
+    assert mine_negatives.main(["--output", str(tmp_path / "second"), *line, given]) == 0
+    mined = set(read_manifest(str(tmp_path / "second" / "mined")).table["cutout_id"].to_pylist())
+    assert mined & set(skimmed) == {skimmed[1]}
+    again = tables.read_table(str(tmp_path / "second" / "skimmed"), tables.RANKING)["cutout_id"].to_pylist()
+    assert again == [skimmed[3]]
+    strange = f"inputs.grades={grades(tmp_path / 'strange', {5: 'lens'})}"
+    assert mine_negatives.main(["--output", str(tmp_path / "third"), *line, strange]) == 2
+    assert "1 of 1 grades of" in capsys.readouterr().err
+
+
+def test_grades_of_nothing_clean_nothing(tmp_path: Path, manifest: str, rows: pd.DataFrame) -> None:
+    tables.write_table(tables.GRADES.schema.empty_table(), str(tmp_path / "grades"), tables.GRADES)
+    tables.write_table(tables.RANKING.schema.empty_table(), str(tmp_path / "ranking"), tables.RANKING)
+    given = (f"inputs.grades={tmp_path / 'grades'}", f"inputs.ranking={tmp_path / 'ranking'}")
+    assert clean(tmp_path / "c", manifest, *given) == 0
+    assert len(read_manifest(str(tmp_path / "c"))) == len(rows)
+    assert tables.read_table(str(tmp_path / "c" / "removed"), tables.CLEANED).num_rows == 0
+    found = storage.read_json(str(tmp_path / "c" / "audit.json"))
+    assert (found["inspected"], found["dropped"], found["plausible"]["value"]) == (0, 0, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -15,6 +16,7 @@ from infra import cli
 from infra.ray import auth, clusters
 from lensdata import jobs, steps
 from lensdata.errors import InputError
+from tests import crd
 
 ROOT = Path(__file__).parents[3]
 FILES = ROOT / "configs" / "infra" / "ray"
@@ -65,6 +67,47 @@ def test_ray_itself_takes_the_file(name, filled):
 def test_a_key_that_ray_does_not_know_is_refused_before_anything_starts(filled):
     with pytest.raises(InputError, match="Ray refuses this cluster file: .*max_wokers"):
         clusters.check(clusters.read(filled("aws", max_workers__10="max_wokers: 10")))
+
+
+@pytest.mark.parametrize("name", ["kuberay_cluster", "kuberay_job"])
+def test_the_published_definitions_take_our_files(name, filled):
+    """``LENSDATA_KUBERAY_CRDS`` is a folder of ray.io_rayclusters.yaml and ray.io_rayjobs.yaml of a release of KubeRay."""
+    folder = os.environ.get("LENSDATA_KUBERAY_CRDS")
+    if folder is None:
+        pytest.skip(
+            "LENSDATA_KUBERAY_CRDS names no folder of KubeRay's definitions, a megabyte each (docs/guide/ray.md)"
+        )
+    values = yaml.safe_load(filled(name).read_text())
+    definition = yaml.safe_load((Path(folder) / f"ray.io_{values['kind'].lower()}s.yaml").read_text())
+    crd.validator(definition).validate(values)
+
+
+def test_a_definition_refuses_what_it_does_not_know_and_what_is_of_another_type():
+    quantity = {
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "pattern": "^[0-9]+(Gi)?$",
+        "x-kubernetes-int-or-string": True,
+    }
+    spec = {"type": "object", "required": ["image"], "properties": {
+        "image": {"type": "string"}, "limits": {"type": "object", "additionalProperties": quantity},
+        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": True, "properties": {"a": {"type": "integer"}}},
+        "ports": {"type": "array", "items": {"type": "object", "properties": {"port": {"type": "integer"}}}},
+    }}  # fmt: skip
+    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}
+    found = crd.validator({"spec": {"versions": [{"name": "v1", "schema": schema}]}})
+    good = {"image": "x", "limits": {"memory": "4Gi", "cpu": 2}, "free": {"b": 1}, "ports": [{"port": 1}]}
+    found.validate({"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "x"}, "spec": good})
+    for wrong in (
+        {"imaeg": "x"},
+        {"image": 3},
+        {"limits": {"cpu": 1.5}},
+        {"ports": [{"prot": 1}]},
+        {"ports": [{"port": "1"}]},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            found.validate({"spec": good | wrong})
+    with pytest.raises(jsonschema.ValidationError, match="image"):
+        found.validate({"spec": {}})
 
 
 @pytest.mark.parametrize("name", ["kuberay_cluster", "kuberay_job"])

@@ -94,6 +94,14 @@ def test_several_runs_are_their_mean_logit(bundled: Bundled, tmp_path: Path) -> 
     np.testing.assert_allclose(found, (one + two) / 2, atol=1e-4)
 
 
+def test_a_run_is_not_averaged_with_itself(
+    bundled: Bundled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = bundled | {"again": bundled["one"]}
+    assert make(twice, tmp_path / "out", runs=("one", "again")) == 2
+    assert "is given more than once" in capsys.readouterr().err
+
+
 def test_figures_of_the_training_split_and_a_choice_of_bands_come_along(
     bundled: Bundled, tmp_path: Path, trained: Callable[..., Path]
 ) -> None:

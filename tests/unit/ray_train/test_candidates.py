@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from scipy.special import logit as logit_of
+from scipy.stats import false_discovery_control
 
 from lensdata import storage, tables
+from lensdata.config.scoring import CandidatesConfig
 from lensdata.shards import ImageLayout, ShardWriter
 from lensdata.shards.manifests import read_manifest
 from ray_train import candidates
@@ -132,3 +135,111 @@ def test_a_run_without_lenses_and_positions_that_lack_a_stamp_are_one_sentence(
     tables.finish_table(str(few))
     assert run(tmp_path / "out", survey, validation()) == 2
     assert "no position for 1 of 60 kept stamps" in capsys.readouterr().err
+
+
+def describe(folder: str, run: str, checkpoint: str = "best") -> None:
+    """Say which run and checkpoint scores are of, as `ray_train.score` does."""
+    for name, more in (
+        ("_table.json", {"identity": {"inputs": {"run": run}}}),
+        ("_report.json", {"checkpoint": checkpoint}),
+    ):
+        path = str(Path(folder) / name)
+        storage.write_json(path, storage.read_json(path) | more)
+
+
+def test_validation_scores_of_another_run_or_checkpoint_are_refused(
+    tmp_path: Path, survey: tuple[str, str], validation: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = validation()
+    describe(survey[0], "aaaa")
+    describe(place, "bbbb")
+    assert run(tmp_path / "out", survey, place) == 2
+    assert "was scored by another run (run)" in capsys.readouterr().err
+    describe(survey[0], "bbbb", "last")
+    assert run(tmp_path / "out", survey, place) == 2
+    assert "was scored with checkpoint last, but the scores of" in capsys.readouterr().err
+    describe(survey[0], "bbbb")
+    assert run(tmp_path / "out", survey, place) == 0
+
+
+def test_a_run_is_known_by_its_content_and_by_every_name_of_its_best_checkpoint(
+    tmp_path: Path, survey: tuple[str, str], validation: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "trained"
+    shutil.copytree(validation(), folder / "scores")
+    for name, value in (("run_info.json", {}), ("_table.json", {"content": "cccc"}), ("_SUCCESS", ""),
+                        ("best.json", {"checkpoint": "epoch_008"}), ("last.json", {"checkpoint": "epoch_009"})):  # fmt: skip
+        storage.write_json(str(folder / name), value)
+    for place, (content, checkpoint, code) in enumerate(
+        [("dddd", "best", 2), ("cccc", "last", 2), ("cccc", "best", 0), ("cccc", "epoch_008", 0)]
+    ):
+        describe(survey[0], content, checkpoint)
+        assert run(tmp_path / f"out{place}", survey, str(folder)) == code
+    shutil.copytree(folder, tmp_path / "study" / "trials" / "a")
+    shutil.copytree(folder, tmp_path / "study" / "trials" / "b")
+    (tmp_path / "study" / "_SUCCESS").touch()
+    assert run(tmp_path / "out", survey, str(tmp_path / "study")) == 2
+    assert "is a study of 2 networks" in capsys.readouterr().err
+
+
+def test_what_is_selected_beyond_the_end_of_the_list_is_counted(
+    tmp_path: Path, survey: tuple[str, str], validation: Callable[..., str]
+) -> None:
+    place = validation()
+    for name, top in (("long", 60), ("short", 7)):
+        assert run(tmp_path / name, survey, place, f"top={top}", "false_discovery_rate=0.5", "gallery_stamps=0") == 0
+    long, short = (storage.read_json(str(tmp_path / name / "_report.json")) for name in ("long", "short"))
+    assert (short["listed"], short["selected_on_the_list"]) == (7, 7)
+    assert short["selected"] == long["selected"] == long["selected_on_the_list"] > 7
+    assert "only 7 of them are on the list" in (tmp_path / "short" / "candidates.html").read_text()
+    assert "of them are on the list" not in (tmp_path / "long" / "candidates.html").read_text()
+
+
+def test_a_list_is_the_same_wherever_it_is_written(
+    tmp_path: Path, survey: tuple[str, str], validation: Callable[..., str]
+) -> None:
+    place, contents = validation(), []
+    for output in (tmp_path / "out", tmp_path / "deeper" / "down" / "out"):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        assert run(output, survey, place, "top=9", "gallery_stamps=0") == 0
+        contents.append(storage.read_json(str(output / "_table.json"))["content"])
+    assert contents[0] == contents[1]
+
+
+def test_validation_stamps_that_the_manifest_lacks_are_not_left_out_in_silence(
+    tmp_path: Path, survey: tuple[str, str], validation: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = validation()
+    assert run(tmp_path / "out", survey, place, "gallery_stamps=0") == 0
+    other = f"inputs.validation_manifest={tmp_path / 'out' / 'manifest'}"
+    assert run(tmp_path / "grouped", survey, place, "group_by=[footprint]", other) == 2
+    assert "lacks 1000 of the 1000 validation stamps" in capsys.readouterr().err
+    assert run(tmp_path / "grouped", survey, place, "group_by=[psf_bin]", other) == 2
+    assert "has no column psf_bin to group by" in capsys.readouterr().err
+
+
+def test_a_group_is_judged_by_its_own_negatives_and_its_own_size_and_one_without_negatives_selects_nothing() -> None:
+    rng = np.random.default_rng(6)
+    rows = pd.DataFrame({"plain_logit": rng.normal(3, 1, 90), "group": np.repeat(["a", "b", "empty"], 30)})
+    negatives = pd.DataFrame({"logit": rng.normal(size=700), "group": np.repeat(["a", "b"], [500, 200])})
+    sizes = {"a": 40, "b": 3000, "empty": 50}
+    found = candidates.selected(rows, negatives, sizes, CandidatesConfig(false_discovery_rate=0.2))
+    for name in ("a", "b"):
+        part, known = found[found["group"] == name], negatives.loc[negatives["group"] == name, "logit"].to_numpy()
+        p = (1 + (known[None] >= part["plain_logit"].to_numpy()[:, None]).sum(1)) / (len(known) + 1)
+        all_tests = np.concatenate([p, np.ones(sizes[name] - len(p))])
+        np.testing.assert_allclose(part["q_value"], false_discovery_control(all_tests)[: len(p)])
+        np.testing.assert_array_equal(part["selected"], part["q_value"] <= 0.2)
+    assert found.loc[found["group"] == "a", "selected"].any()
+    assert (found.loc[found["group"] == "empty", ["p_value", "q_value"]] == 1).all(axis=None)
+
+
+def test_positions_whose_keys_are_text_are_one_sentence(
+    tmp_path: Path, survey: tuple[str, str], validation: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(survey[1]) / "dataset" / "part-0.parquet"
+    frame = pd.read_parquet(file)
+    frame.assign(source_id=frame["source_id"].astype(str)).to_parquet(file, index=False)
+    tables.finish_table(survey[1])
+    assert run(tmp_path / "out", survey, validation()) == 2
+    assert "source_id of type string; keys of stamps are integers" in capsys.readouterr().err

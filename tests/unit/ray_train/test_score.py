@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 from lensdata import storage, tables
-from lensdata.shards.manifests import read_manifest
+from lensdata.shards import ShardWriter
+from lensdata.shards.manifests import Manifest, read_manifest
 from ray_train import score, train
 from ray_train.core.predict import full_precision_head
-from ray_train.scoring import load_scorer
+from ray_train.scoring import as_trained, load_scorer
+from ray_train.training import deal_out
 
 Make = Callable[..., str]
 ONE = "execution.threads=1"
@@ -182,3 +186,88 @@ def test_rows_of_a_shard_are_as_a_manifest_has_them(trained: tuple[str, str]) ->
     rows = pa.concat_tables([shard_rows(folder, name) for name in names])
     for name in ("cutout_id", "row_group", "row"):
         assert rows[name].to_pylist() == whole.table[name].to_pylist()
+
+
+def test_of_equal_logits_the_smaller_keys_are_kept_and_a_short_survey_is_kept_whole(
+    tmp_path: Path, trained: tuple[str, str]
+) -> None:
+    manifest, folder = trained
+    one = read_manifest(manifest)
+    stamps = np.repeat(one.head(2).stamps()[:1], 20, axis=0)
+    with ShardWriter(str(tmp_path / "alike"), one.layout()) as writer:
+        writer.add(pa.table({"cutout_id": np.arange(20, dtype=np.int64)[::-1].copy()}), stamps)
+        writer.close()
+    line = (f"inputs.shards={tmp_path / 'alike'}", f"inputs.run={folder}", "keep=top", "fpr_levels=[0.5]")
+    assert run(tmp_path / "few", *line, "top_k=5") == 0
+    assert list(logits_of(tmp_path / "few")) == [0, 1, 2, 3, 4]
+    assert run(tmp_path / "every", *line, "top_k=5000", "views=d4") == 0
+    assert list(logits_of(tmp_path / "every")) == list(range(20))
+    [half] = storage.read_json(str(tmp_path / "every" / "_report.json"))["thresholds"]
+    assert half["exact"]  # all logits tie: the only threshold that lets no more than ten through lets none through
+    assert half["above"] == pytest.approx(logits_of(tmp_path / "every")[0])
+
+
+def test_a_stamp_whose_copy_is_the_first_that_is_not_kept_is_refused(
+    tmp_path: Path, trained: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, folder = trained
+    (tmp_path / "twice").mkdir()
+    for shard in Path(shard_folder(manifest)).glob("*.parquet"):
+        for copy in ("a", "b"):
+            (tmp_path / "twice" / f"{copy}-{shard.name}").write_bytes(shard.read_bytes())
+    assert (
+        run(tmp_path / "s", f"inputs.shards={tmp_path / 'twice'}", f"inputs.run={folder}", "keep=top", "top_k=1") == 2
+    )
+    assert "1 of the highest 2 stamps lie in two shards" in capsys.readouterr().err
+
+
+def test_what_sixteen_bits_cost_is_still_told_after_a_restart_and_histograms_are_read_one_by_one(
+    tmp_path: Path, trained: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, folder = trained
+    line = (
+        f"inputs.manifest={manifest}",
+        f"inputs.run={folder}",
+        "keep=top",
+        "top_k=9",
+        "part_rows=1",
+        "precision=bf16",
+    )
+    assert run(tmp_path / "s", *line) == 0
+    before = storage.read_json(str(tmp_path / "s" / "_report.json"))
+    for name in ("_SUCCESS", "_table.json", "_report.json"):
+        (tmp_path / "s" / name).unlink()
+    assert before["parts"] > 3
+    merge = score.merged
+    together: list[int] = []
+    monkeypatch.setattr(score, "merged", lambda several: together.append(len(several)) or merge(several))
+    assert run(tmp_path / "s", *line) == 0
+    after = storage.read_json(str(tmp_path / "s" / "_report.json"))
+    assert (after["largest_difference_of_bf16"], after["stamps"]) == (before["largest_difference_of_bf16"], 400)
+    assert max(together) <= 2
+
+
+def test_scores_of_a_manifest_say_what_the_run_has_learnt_from(tmp_path: Path, trained: tuple[str, str]) -> None:
+    uri, folder = trained
+    manifest = read_manifest(uri)
+    plain, folds = Manifest(uri, manifest.table.drop_columns("fold")), manifest.column("fold")
+    assert as_trained(manifest, folder).table.equals(manifest.table)
+
+    def changed(**data: object) -> str:
+        run_folder = tmp_path / "-".join(data)
+        shutil.copytree(folder, run_folder)
+        config = yaml.safe_load((run_folder / "config.yaml").read_text())
+        config["data"] |= data
+        (run_folder / "config.yaml").write_text(yaml.safe_dump(config))
+        return str(run_folder)
+
+    own = as_trained(manifest, changed(held_out_fold=1, hold_out_test=False))
+    np.testing.assert_array_equal(own.column("split") == "test", folds == 1)
+    assert (as_trained(plain, changed(held_out_fold=1)).column("split") == plain.column("split")).all()
+    dealt = as_trained(plain, changed(split="random"))
+    assert dealt.table.equals(deal_out(plain, load_scorer(folder, "best", torch.device("cpu")).config.seed).table)
+    assert not dealt.table.equals(plain.table)
+    fold_run = str(tmp_path / "held_out_fold-hold_out_test")
+    assert run(tmp_path / "scores", f"inputs.manifest={uri}", f"inputs.run={fold_run}") == 0
+    said = tables.read_table(str(tmp_path / "scores")).to_pandas().set_index("cutout_id")["split"]
+    assert (said == own.table.to_pandas().set_index("cutout_id")["split"]).all()

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from astropy.table import Table
@@ -45,7 +47,7 @@ def run(folder: Path, bundle: Path, asked: Asked, table: pd.DataFrame | None = N
     place = folder / "positions.csv"
     if table is not None:
         table.to_csv(place, index=False)
-    (folder / "lenses.csv").write_text("name,ra,dec\nL1,10.1005,-4.99\n")
+    (folder / "lenses.csv").write_text("name,ra,dec,grading\nL1,10.1005,-4.99,=1+1\n")
     line = [f"inputs.table={place}", f"inputs.model={bundle}", f"inputs.lenses={folder / 'lenses.csv'}"]
     line += [f"service.url={asked.url}", *FAST, *settings]
     return score_positions.main(["--output", str(folder / "out"), *line])
@@ -236,6 +238,7 @@ def test_the_page_is_one_file_that_a_name_cannot_break_and_nothing_is_a_formula(
     assert 'src="http' not in text
     shown = pd.read_csv(tmp_path / "out" / "results.csv")
     assert shown["id"].tolist() == ["<script>alert(1)</script>", "'=HYPERLINK(1)", "-3"]
+    assert shown["known_lens_grading"][1] == "'=1+1"
     np.testing.assert_allclose(shown["logit"], found(tmp_path)["logit"], rtol=1e-6)
 
 
@@ -248,10 +251,14 @@ def test_the_page_fits_a_phone_and_a_screen_and_asks_nobody(
     table.loc[3] = ["a-name-without-any-place-to-break-it-" * 3, "x", 1]
     assert run(tmp_path, bundled["bundle"], server, table) == 0
     page = tmp_path / "out" / "page.html"
-    seen = look(
-        page, width, {"wide": "document.documentElement.scrollWidth > innerWidth", "rows": "document.images.length"}
-    )
-    assert (seen.complaints, seen.answers) == ([], {"wide": False, "rows": 3})
+    questions = {
+        "wide": "document.documentElement.scrollWidth > innerWidth",
+        "rows": "document.images.length",
+        "cut off": "[...document.querySelectorAll('.found td')].filter(cell => cell.getBoundingClientRect().right"
+        " > cell.parentElement.getBoundingClientRect().right + 1).length",
+    }
+    seen = look(page, width, questions)
+    assert (seen.complaints, seen.answers) == ([], {"wide": False, "rows": 3, "cut off": 0})
     assert [address for address in seen.fetched if not address.startswith(("file:", "data:"))] == []
 
 
@@ -282,6 +289,29 @@ def test_tables_of_every_kind_give_the_same_positions(tmp_path: Path, ending: st
     out = read_positions(str(place), PositionColumns())
     assert out["id"].tolist() == ["G0", "G1", "G2"]
     assert out["cutout_id"].tolist() == [position_id(ra, dec) for ra, dec in table[["RA", "DEC"]].to_numpy()]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz", "parquet"])
+def test_a_name_of_digits_keeps_each_of_them(tmp_path: Path, ending: str) -> None:
+    """Beside a row without a name pandas makes floats of whole numbers, and 39633123456789013 has more digits than those."""
+    place = tmp_path / f"t.{ending}"
+    if ending == "parquet":
+        names = pa.array([39633123456789013, None, 7], pa.int64())
+        pq.write_table(pa.table({"TARGETID": names, "ra": [1.0, 2.0, 3.0], "dec": [1.0, 2.0, 3.0]}), place)
+    else:
+        frame = pd.DataFrame({"TargetID": ["39633123456789013", None, "007"], "ra": [1, 2, 3], "dec": [1, 2, 3]})
+        frame.to_csv(place, index=False, sep="\t" if ending == "tsv" else ",")
+    out = read_positions(str(place), PositionColumns())
+    assert out["id"].tolist() == ["39633123456789013", None, "7" if ending == "parquet" else "007"]
+    assert out["ra"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_both_sides_of_the_meridian_and_of_the_equator_are_one_place(tmp_path: Path) -> None:
+    place = tmp_path / "t.csv"
+    place.write_text("ra,dec\n0,0\n360,0\n-360,-0.0\n-1e-12,-1e-9\n359.99999999,1e-9\n")
+    out = read_positions(str(place), PositionColumns())
+    assert out["cutout_id"].nunique() == 1
+    assert (out["ra"] < 360).all()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from lensdata import storage, tables
+from lensdata.errors import InputError
 from lensdata.shards.manifests import read_manifest
 from ray_train import score, train
 from ray_train.core.metrics import auc
@@ -478,3 +479,48 @@ def test_what_workers_of_ray_meet_is_one_sentence_and_no_restart_is_wasted(tmp_p
     assert "error: images.normalisation asinh: plane 2 has no noise to divide by" in done.stderr
     assert "Traceback" not in done.stderr.split("error: ")[-1]
     assert not (tmp_path / "run" / "ray").exists()
+
+
+def test_weights_of_a_safetensors_file_are_where_a_network_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    from lensdata.config.base import load_config
+    from lensdata.config.training import TrainingConfig
+    from ray_train.core.models import build_model
+    from ray_train.networks import read_weights
+
+    encoder = {
+        name: value for name, value in build_model("timm:test_convnext").state_dict().items() if "head.fc" not in name
+    }
+    save_file(encoder, tmp_path / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, name, revision: str(tmp_path / name))
+    for source in (str(tmp_path / "model.safetensors"), "hub:somebody/encoder@main"):
+        config = load_config(TrainingConfig, None, ["model.arch=timm:test_convnext", f"model.weights={source}"])
+        weights = read_weights(config, None)
+        network = build_model("timm:test_convnext", weights=weights)
+        for name, value in encoder.items():
+            assert torch.equal(network.state_dict()[name], value)
+    pinned = load_config(TrainingConfig, None, ["model.weights=hub:somebody/encoder", "model.weights_sha256=0a0b"])
+    with pytest.raises(InputError, match="have SHA-256"):
+        read_weights(pinned, None)
+    (tmp_path / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        read_weights(config, None)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lensdata.config.base import load_config
+    from lensdata.config.training import TrainingConfig
+    from ray_train.networks import read_weights
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no way there")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    config = load_config(TrainingConfig, None, ["model.weights=hub:somebody/encoder"])
+    with pytest.raises(
+        InputError, match="hub:somebody/encoder could not be downloaded .OSError: no way there.; give a"
+    ):
+        read_weights(config, None)

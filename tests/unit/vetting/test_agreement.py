@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
+from lensdata.audit.intervals import multinomial
 from lensdata.vetting.agreement import UNGRADED, agreement, kappa, summary
 from lensdata.vetting.grades import GRADES, Ledger
 from tests.vetting_folders import begin, keys_of
@@ -59,6 +60,21 @@ def test_full_agreement_of_few_stamps_is_not_taken_for_certain():
     [pair] = agreement(codes, ["a", "b"])["pairs"]
     assert pair["value"] == 1
     assert pair["low"] < 0.7
+
+
+def test_many_graders_of_a_long_list_need_no_gigabytes(monkeypatch):
+    drawn = []
+
+    def remembered(rng, counts, size):
+        drawn.append(multinomial(rng, counts, size))
+        return drawn[-1]
+
+    monkeypatch.setattr("lensdata.vetting.agreement.multinomial", remembered)
+    codes = np.random.default_rng(0).integers(0, 4, (10_000, 8))  # hardly two stamps alike
+    found = agreement(codes, list("abcdefgh"))
+    assert drawn[0].size <= 4_000_000
+    assert len(drawn[0]) >= 200
+    assert found["mean"]["low"] < 0 < found["mean"]["high"]
 
 
 def test_one_grader_has_nobody_to_agree_with():

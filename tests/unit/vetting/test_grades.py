@@ -118,6 +118,26 @@ def test_a_press_that_is_sent_twice_is_one_line(tmp_path):
         assert said(ledger.standing) == {"ada": {10: ("lens", None)}}
 
 
+def test_an_undo_gives_back_the_time_of_the_grade_that_counts_again(tmp_path):
+    with Ledger(tmp_path, "s", KEYS) as ledger:
+        ledger.grade(cutout_id=10, grader="ada", grade="lens", kind=None, seconds=7, key="a")
+        ledger.grade(cutout_id=10, grader="ada", grade="not", kind=None, seconds=1, key="b")
+        ledger.undo(grader="ada", key="c")
+        assert ledger.standing.grades["ada"][10].seconds == 7
+
+
+def test_a_full_disk_at_the_start_is_not_taken_for_another_server(tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"cannot be locked or written \(No space left on device\)"):
+        Ledger(tmp_path, "s", KEYS)
+    (tmp_path / "folder" / FILE).mkdir(parents=True)
+    with pytest.raises(InputError, match="cannot be opened for writing"):
+        Ledger(tmp_path / "folder", "s", KEYS)
+
+
 def test_two_servers_on_one_folder_are_refused(tmp_path):
     with Ledger(tmp_path, "s", KEYS), pytest.raises(InputError, match="Another vetting server is at work"):
         Ledger(tmp_path, "s", KEYS)

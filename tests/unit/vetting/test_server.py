@@ -8,6 +8,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
@@ -180,6 +181,34 @@ def test_who_is_not_blind_is_told_what_is_known(tmp_path):
     visit(session, body)
 
 
+def test_a_score_that_is_no_number_is_no_broken_answer(tmp_path):
+    session = begin(tmp_path, blind=False, lenses=0, random=0)
+    logits = pa.array([float("inf"), float("nan")] + [0.0] * (len(session) - 2))
+    session.items = session.items.set_column(session.items.column_names.index("logit"), "logit", logits)
+
+    async def body(client: TestClient) -> None:
+        for number in (1, 2):
+            text = await (await client.get(f"/api/facts/ada/{number}")).text()
+            assert json.loads(text, parse_constant=pytest.fail)["logit"] is None
+
+    visit(session, body)
+
+
+def test_a_cookie_of_any_bytes_is_refused_like_every_other(tmp_path):
+    session = begin(tmp_path)
+
+    async def body(client: TestClient) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        cookie = f"lensdata-vet-{session.id}=".encode() + b"\xff\xfe"
+        writer.write(
+            b"GET /api/session HTTP/1.1\r\nHost: localhost\r\nCookie: " + cookie + b"\r\nConnection: close\r\n\r\n"
+        )
+        assert (await reader.readline()).startswith(b"HTTP/1.1 403")
+        writer.close()
+
+    visit(session, body, admitted=False)
+
+
 def test_grades_and_undo_are_kept_for_each_grader(tmp_path):
     session = begin(tmp_path)
 
@@ -212,6 +241,7 @@ def test_grades_and_undo_are_kept_for_each_grader(tmp_path):
         ({"number": "1x"}, 400, "whole number"),
         ({"number": True}, 400, "whole number"),
         ({"number": None}, 400, "whole number"),
+        ({"number": ...}, 400, "whole number"),
         ({"seconds": "2"}, 400, "seconds must be a number"),
         ({"seconds": -1}, 400, "seconds must be a number"),
         ({"key": "a b"}, 400, "key must be"),
@@ -223,7 +253,8 @@ def test_what_is_no_grade_is_refused_in_a_sentence(tmp_path, change, status, sen
     session = begin(tmp_path)
 
     async def body(client: TestClient) -> str:
-        answer = await told(await client.post("/api/grade", json=press(session, 1, "lens") | change), status)
+        sent = {name: value for name, value in (press(session, 1, "lens") | change).items() if value is not ...}
+        answer = await told(await client.post("/api/grade", json=sent), status)
         return str(answer["error"])
 
     assert sentence in visit(session, body)
@@ -247,7 +278,7 @@ def test_only_the_graders_of_the_command_line_are_let_in(tmp_path):
     async def body(client: TestClient) -> None:
         assert (await told(await client.get("/api/session")))["closed"]
         await told(await client.get("/api/marks/ada"))
-        assert "is not among the graders" in (await told(await client.get("/api/marks/eve"), 400))["error"]
+        assert "is not among the graders" in (await told(await client.get("/api/marks/eve"), 403))["error"]
 
     visit(session, body, graders=["ada", "bob"])
 

@@ -13,6 +13,7 @@ from PIL import Image
 from lensdata import storage
 from lensdata.errors import InputError
 from lensdata.shards import ImageLayout
+from lensdata.vetting import session as session_module
 from lensdata.vetting.items import Request
 from lensdata.vetting.listing import read_list
 from lensdata.vetting.pictures import GAINS, azimuthal_median, channels, draw
@@ -72,8 +73,28 @@ def test_controls_are_mixed_in_and_none_of_the_list_is_a_control(tmp_path):
 def test_the_same_request_makes_the_same_session_and_another_seed_another(tmp_path):
     one, two, three = (begin(_new(tmp_path / name), seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
     assert one.items.equals(two.items)
-    assert one.id == two.id
     assert not one.items.equals(three.items)
+
+
+def test_a_folder_is_known_by_an_id_of_its_own(tmp_path):
+    """A browser would send to one folder what was graded in another that was begun alike."""
+    one, two = (begin(_new(tmp_path / name)) for name in "ab")
+    assert one.id != two.id
+    assert begin(tmp_path / "a").id == one.id
+
+
+def test_of_two_that_begin_at_once_the_first_ones_session_stands(tmp_path, monkeypatch):
+    made, first = session_module.make_items, []
+
+    def slowly(request):
+        items = made(request)
+        if not first:
+            first.append(None)  # the other one begins, and ends, meanwhile
+            first[0] = begin(tmp_path).id
+        return items
+
+    monkeypatch.setattr(session_module, "make_items", slowly)
+    assert begin(tmp_path).id == first[0]
 
 
 def _new(path):

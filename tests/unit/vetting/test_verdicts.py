@@ -91,6 +91,12 @@ def test_a_report_can_be_had_while_the_server_writes(graded, capsys):
         assert cli.main(["vet", "report", str(session.folder)]) == 0
 
 
+def test_a_port_that_no_machine_has_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["vet", "l.csv", "--manifest", "m", "--output", "v", "--port", "65536"])
+    assert "expected a port of at most 65535, found 65536" in capsys.readouterr().err
+
+
 def test_what_is_wrong_is_one_sentence(tmp_path, capsys):
     manifest = write_manifest(tmp_path)
     listed = write_list(tmp_path / "l.csv", [FIRST_ID + LENSES])
