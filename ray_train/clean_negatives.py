@@ -160,7 +160,13 @@ def side_by_side(rows: pd.DataFrame, uri: str, config: CleanConfig) -> dict[str,
 
 
 def _figures(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]:
-    return {name: entry for name, entry in metrics.ranking(rows, config).items() if name.startswith(FIGURES)}
+    found = {name: entry for name, entry in metrics.ranking(rows, config).items() if name.startswith(FIGURES)}
+    for entry in found.values():
+        if (
+            entry.get("false_positives_allowed") == 0
+        ):  # no threshold was reached: the figure would be that of another rate
+            entry |= {"value": None, "low": None, "high": None, "reason": "this rate allows no false positive"}
+    return found
 
 
 if __name__ == "__main__":

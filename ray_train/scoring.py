@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,22 @@ def as_trained(manifest: Manifest, run_uri: str) -> Manifest:
         trained_on = storage.read_json(run.path("run_info.json"))["manifest"]["content"]
         if trained_on == steps.input_identity(manifest.uri):
             manifest = deal_out(manifest, config.seed)
-    return manifest
+    return _as_scored(manifest, run.path("scores"))
+
+
+def _as_scored(manifest: Manifest, scores: str) -> Manifest:
+    """Rows that a finished run knows have the split that it used them in, also where another manifest deals them otherwise."""
+    if not storage.exists(storage.join(scores, "_SUCCESS")):
+        return manifest
+    known = tables.read_table(scores, columns=["cutout_id", "split"]).sort_by("cutout_id")
+    keys, ids = known["cutout_id"].to_numpy(), manifest.column("cutout_id").astype(np.int64)
+    place = np.minimum(np.searchsorted(keys, ids), max(len(keys) - 1, 0))
+    own = manifest.column("split").astype(str)
+    split = np.where(keys[place] == ids, known["split"].to_numpy(zero_copy_only=False).astype(str)[place], own)
+    if np.array_equal(split, own):
+        return manifest
+    index = manifest.table.column_names.index("split")
+    return replace(manifest, table=manifest.table.set_column(index, "split", pa.array(split, pa.string())))
 
 
 def check_fit(scorer: Scorer, layout: ImageLayout) -> None:

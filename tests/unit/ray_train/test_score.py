@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -255,7 +256,7 @@ def test_scores_of_a_manifest_say_what_the_run_has_learnt_from(tmp_path: Path, t
 
     def changed(**data: object) -> str:
         run_folder = tmp_path / "-".join(data)
-        shutil.copytree(folder, run_folder)
+        shutil.copytree(folder, run_folder, ignore=shutil.ignore_patterns("scores"))  # as a run that goes on has none
         config = yaml.safe_load((run_folder / "config.yaml").read_text())
         config["data"] |= data
         (run_folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -271,3 +272,20 @@ def test_scores_of_a_manifest_say_what_the_run_has_learnt_from(tmp_path: Path, t
     assert run(tmp_path / "scores", f"inputs.manifest={uri}", f"inputs.run={fold_run}") == 0
     said = tables.read_table(str(tmp_path / "scores")).to_pandas().set_index("cutout_id")["split"]
     assert (said == own.table.to_pandas().set_index("cutout_id")["split"]).all()
+
+
+def test_a_manifest_that_deals_the_rows_otherwise_gets_the_splits_of_the_run(
+    tmp_path: Path, trained: tuple[str, str]
+) -> None:
+    """As the parity manifest does, whose val holds the audit manifest's test (R-T10)."""
+    manifest, folder = trained
+    whole = read_manifest(manifest)
+    index, split = whole.table.column_names.index("split"), whole.column("split")
+    renamed = np.where(split == "train", "test", np.where(split == "val", "train", "val"))
+    other = replace(whole, table=whole.table.set_column(index, "split", pa.array(renamed)))
+    found = as_trained(other, folder)
+    np.testing.assert_array_equal(found.column("split"), split)
+    fresh = other.table.set_column(
+        other.table.column_names.index("cutout_id"), "cutout_id", pa.array(whole.column("cutout_id") + 10**9)
+    )
+    assert as_trained(replace(other, table=fresh), folder).table.equals(fresh)
