@@ -16,6 +16,8 @@ from lensdata import tables
 from spark_jobs import remove_contaminants, sample_negatives
 from tests.pools import write_pool, write_positives
 
+pytestmark = pytest.mark.slow
+
 
 def run(pool, contaminants, out, *more):
     return remove_contaminants.main(

@@ -20,6 +20,8 @@ from lensdata import jobs, steps, storage
 from tests.emr_endpoint import Fault, Result
 from tests.emr_world import World, world
 
+pytestmark = pytest.mark.slow
+
 TOY = """
 import sys
 from lensdata import storage, steps

@@ -35,7 +35,7 @@ def recipe() -> Callable[..., Recipe]:
     return lambda **changes: replace(RECIPE, **changes)
 
 
-def _arcs(count: int, seed: int, size: int = 16) -> tuple[np.ndarray, np.ndarray]:
+def make_arcs(count: int, seed: int, size: int = 16) -> tuple[np.ndarray, np.ndarray]:
     """Noise, and a bright bar in every third stamp; the bar is what can be learned."""
     random = np.random.default_rng(seed)
     images = random.normal(size=(count, size, size, 3)).astype(np.float32)
@@ -47,7 +47,7 @@ def _arcs(count: int, seed: int, size: int = 16) -> tuple[np.ndarray, np.ndarray
 @pytest.fixture
 def arcs() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """Stamps (n, size, size, 3) and labels that a small network can learn."""
-    return _arcs
+    return make_arcs
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def arc_manifest(tmp_path: Path) -> Callable[..., str]:
     def make(count: int = 60, size: int = 16, **settings: Any) -> str:
         from lensdata.shards import importing
 
-        images, labels = _arcs(count, seed=1, size=size)
+        images, labels = make_arcs(count, seed=1, size=size)
         np.savez(tmp_path / "arcs.npz", images=images, label=labels)
         options = [f"{key}={value}" for key, value in ({"unit": "other"} | settings).items()]
         assert (
@@ -104,7 +104,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("bundled")
-    images, labels = _arcs(120, seed=1)
+    images, labels = make_arcs(120, seed=1)
     np.savez(folder / "arcs.npz", images=images, label=labels)
     options = [f"{key}={value}" for key, value in SURVEY_STAMPS.items()]
     line = ["--output", str(folder / "arcs"), f"inputs.stamps={folder / 'arcs.npz'}", *options]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,31 +15,29 @@ import torch
 import yaml
 
 from lensdata import storage, tables
-from lensdata.shards import ShardWriter
+from lensdata.shards import ShardWriter, importing
 from lensdata.shards.manifests import Manifest, read_manifest
 from ray_train import score, train
 from ray_train.core.predict import full_precision_head
 from ray_train.scoring import as_trained, load_scorer
 from ray_train.training import deal_out
+from tests.unit.ray_train.conftest import make_arcs
 
-Make = Callable[..., str]
 ONE = "execution.threads=1"
 
 
-@pytest.fixture
-def trained(tmp_path: Path, arc_manifest: Make) -> tuple[str, str]:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A manifest of 400 stamps in several row groups, and a run."""
-    manifest, folder = arc_manifest(400), str(tmp_path / "run")
-    line = [
-        "--output",
-        folder,
-        f"inputs.manifest={manifest}",
-        "epochs=1",
-        "batch.micro_batch=64",
-        "batch.accumulation=1",
-    ]
-    assert train.main([*line, "execution.runtime=local", "execution.device=cpu", ONE, "images.crop=null",
-                       "images.normalisation=identity"]) == 0  # fmt: skip
+    place = tmp_path_factory.mktemp("trained")
+    images, labels = make_arcs(400, seed=1)
+    np.savez(place / "arcs.npz", images=images, label=labels)
+    stored = ["--output", str(place / "arcs"), f"inputs.stamps={place / 'arcs.npz'}", "unit=other"]
+    assert importing.main(stored) == 0
+    manifest, folder = str(place / "arcs" / "manifest"), str(place / "run")
+    line = ["--output", folder, f"inputs.manifest={manifest}", "epochs=1", "batch.micro_batch=64", "batch.accumulation=1", ONE,
+            "execution.runtime=local", "execution.device=cpu", "images.crop=null", "images.normalisation=identity"]  # fmt: skip
+    assert train.main(line) == 0
     return manifest, folder
 
 
