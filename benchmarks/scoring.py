@@ -2,7 +2,8 @@
 
     python benchmarks/scoring.py [--stamps 2048] [--factor 4] [--repeat 3] [--arch resnet18] [--crop 63] [--precision fp32]
 
-Side by side in one run, repetitions interleaved: the network on stamps that wait prepared in memory; `ray_train.score` with
+Side by side in one run, repetitions interleaved: the network on stamps that wait prepared in memory; preparation (normalisation
+and crop) and the network on stored stamps in memory, which is what the device has to do; `ray_train.score` with
 ``keep=top`` over shards on disk, from the first byte read to the last file written, in this process and by a worker of Ray; and
 Ray Data reading the same shards into the same network. Starting an engine is timed apart. Memory: the peak of a process that
 scores ``--stamps`` stamps and of one that scores ``--factor`` times as many.
@@ -87,6 +88,19 @@ def bare(scorer: Scorer, batch: int, count: int, precision: str) -> float:
         started = time.perf_counter()
         for _ in range(max(1, count // batch)):
             scorer.model(images)
+        _wait(scorer.device)
+    return batch * max(1, count // batch) / (time.perf_counter() - started)
+
+
+def with_preparation(scorer: Scorer, batch: int, count: int, precision: str) -> float:
+    """Stamps per second of normalisation, crop and network, on stamps that wait in the device's memory as they are stored."""
+    recipe, stamps = scorer.images(LAYOUT), torch.randn(batch, *LAYOUT.shape, device=scorer.device)
+    with torch.inference_mode(), torch.autocast(scorer.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        scorer.model(recipe.prepare(stamps))
+        _wait(scorer.device)
+        started = time.perf_counter()
+        for _ in range(max(1, count // batch)):
+            scorer.model(recipe.prepare(stamps))
         _wait(scorer.device)
     return batch * max(1, count // batch) / (time.perf_counter() - started)
 
@@ -201,6 +215,9 @@ def main() -> None:
         scorer = load_scorer(run, "best", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         ways: dict[str, Callable[[], float | tuple[float, float]]] = {
             "network alone, stamps in memory": lambda: bare(scorer, args.batch, args.stamps, args.precision),
+            "preparation and network, in memory": lambda: with_preparation(
+                scorer, args.batch, args.stamps, args.precision
+            ),
             "score, this process": lambda: here(worker, parts),
         }
         if not args.without_ray:
