@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import PLAIN, RECIPE, _arcs
+from conftest import PLAIN, RECIPE, make_arcs
 
 from ray_train.core.data import ResidentStamps, StampTable
 from ray_train.core.loop import fit
@@ -41,7 +41,7 @@ class Here:
 
 
 def source(count: int, seed: int) -> ResidentStamps:
-    images, labels = _arcs(count, seed)
+    images, labels = make_arcs(count, seed)
     row = np.arange(count)
     table = StampTable(row + 100 * seed, labels.astype(np.float32), (1 + row % 3).astype(np.float32), row // 8, row % 8)
     return ResidentStamps(table, lambda group: images[group * 8 : group * 8 + 8], PLAIN, torch.device("cpu"))
