@@ -76,7 +76,7 @@ def test_a_step_by_its_name_or_by_its_module_is_the_same_submission(files):
         ([], "nothing to submit"),
         (["extract_pool", "--output", "x"], "runs on Spark"),
         (["train", "--output", "x", "inputs.manifest=m", "epoch=3"], "did you mean 'epochs'"),
-        (["score", "--output", "x"], "needs inputs.manifest"),
+        (["score", "--output", "x"], "needs inputs.run"),
         (["trian", "--output", "x"], "There is no step trian; did you mean train?"),
         (["nvidia-smi"], "There is no step nvidia-smi; `lensdata ray submit -- COMMAND...`"),
     ],
