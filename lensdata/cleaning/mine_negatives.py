@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from lensdata import jobs, steps, tables
+from lensdata import jobs, steps, storage, tables
 from lensdata.cleaning.mining import arms
 from lensdata.cleaning.scores import collected
 from lensdata.config.cleaning import MineConfig
@@ -124,7 +124,7 @@ def near_evaluated(base: Manifest, pool: Manifest, radius_arcsec: float) -> npt.
 
 def _joined(base: Manifest, pool_uri: str, added: pa.Table, output: str, arm: str) -> pa.Table:
     """The manifest's rows and the added ones, the latter in train; columns that the pool lacks are null there."""
-    folder = f"{output}/{arm}"
+    folder = storage.join(output, arm)
     split = added.column_names.index("split")
     added = added.set_column(split, "split", pa.array(["train"] * len(added)))
     both = [renamed(base.table, base.uri, folder), renamed(added, pool_uri, folder)]

@@ -22,8 +22,6 @@ from lensdata.errors import InputError
 from lensdata.shards.manifests import read_manifest
 from lensdata.steps import JobRun, Outcome
 
-SHOWN = ("ra", "dec", "type", "stratum", "pool", "confuser", "tier", "lens_name", "mag_r", "psf_bin", "depth_bin")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the step; returns its exit code."""

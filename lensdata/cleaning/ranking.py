@@ -1,7 +1,7 @@
 """Which labels look wrong: ranks by out-of-fold logits, and the rules of confident learning (R-N1, R-N2).
 
-A network that was trained with a lens as a negative has learnt it by heart, so its own scores find few. Scores of networks that
-never saw the object do (Northcutt et al. 2021, J. Artif. Intell. Res. 70, 1373).
+A network that was trained long with a lens as a negative learns it by heart, and its own scores find fewer and fewer. Those of
+networks that never saw the object do not depend on that (Northcutt et al. 2021, J. Artif. Intell. Res. 70, 1373).
 """
 
 from __future__ import annotations
