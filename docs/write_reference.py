@@ -34,7 +34,7 @@ def data_model() -> str:
     out = [
         NOTE,
         "# Data model\n",
-        f"Every table as `lensdata/tables.py` declares it, schema version {tables.SCHEMA_VERSION}. Rows lie in "
+        f"Every table as `lensdata/schemas/` declares it, schema version {tables.SCHEMA_VERSION}. Rows lie in "
         "`dataset/*.parquet`; unit and meaning of a column also stand in the metadata of its field. How tables are kept, "
         "hashed and published: [architecture](architecture.md), section 3; how old ones are read: "
         "[platforms](platforms.md).\n",

@@ -81,15 +81,15 @@ def second_key(identifier: npt.ArrayLike, seed: int, purpose: str) -> npt.NDArra
 KIND_CODES = {"plain": 0, "control": 1, "injection": 2}
 
 
-def cutout_id(source_id: npt.ArrayLike, kind: str = "plain", ordinal: int = 0) -> npt.NDArray[np.int64]:
+def cutout_id(source_id: npt.ArrayLike, kind: str = "plain", ordinal: npt.ArrayLike = 0) -> npt.NDArray[np.int64]:
     """Key of a stamp: the source_id itself, or a negative hash of (source_id, kind, ordinal).
 
-    Negative, so that no control or injection can meet a plain stamp.
+    Negative, so that no control or injection can meet a plain stamp. ``ordinal`` is one for all, or one each.
     """
     ids = np.atleast_1d(np.asarray(source_id, dtype=np.int64))
     if kind == "plain":
         return ids
-    salt = splitmix64(np.uint64(KIND_CODES[kind])) ^ splitmix64(splitmix64(np.uint64(ordinal)))
+    salt = splitmix64(np.uint64(KIND_CODES[kind])) ^ splitmix64(splitmix64(np.asarray(ordinal)))
     mixed = splitmix64(ids.view(np.uint64) ^ salt)
     return (mixed | np.uint64(1 << 63)).view(np.int64)
 

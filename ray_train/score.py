@@ -171,10 +171,10 @@ class Tally:
 class LocalCrew:
     """This process as the only worker."""
 
-    def __init__(self, task: Assignment) -> None:
-        self._worker = Worker(task)
+    def __init__(self, task: Assignment, kind: Callable[[Assignment], Any] = Worker) -> None:
+        self._worker = kind(task)
 
-    def score(self, todo: Iterator[Part], tally: Tally) -> None:
+    def score(self, todo: Iterator[Any], tally: Any) -> None:
         """Score parts and add each to the tally as it is done."""
         for part in todo:
             tally.add(self._worker.score(part, tally.floor))
@@ -185,16 +185,18 @@ class LocalCrew:
 
 
 @contextlib.contextmanager
-def crew(task: Assignment, execution: ScoreExecutionConfig) -> Iterator[Any]:
-    """Workers for as long as they are needed: Ray's, or this process."""
+def crew(
+    task: Assignment, execution: ScoreExecutionConfig, kind: Callable[[Assignment], Any] = Worker
+) -> Iterator[Any]:
+    """Workers of a kind for as long as they are needed: Ray's, or this process."""
     on_cluster = bool(os.environ.get("RAY_ADDRESS")) or execution.num_workers > 1
     if execution.runtime == "local" or (execution.runtime == "auto" and not on_cluster):
-        yield LocalCrew(task)
+        yield LocalCrew(task, kind)
         return
     ray_environment.prepare()
     from ray_train.score_backend import RayCrew  # after the line above; and a local run needs no Ray
 
-    with RayCrew(task, execution) as members:
+    with RayCrew(task, execution, kind) as members:
         yield members
 
 

@@ -27,18 +27,28 @@ log = logging.getLogger(__name__)
 AHEAD = 2  # parts that wait at a worker, so that none is idle while this process learns of a finished one
 
 
-class LoggedWorker(Worker):
+class LoggedWorker:
     """A worker in a process of Ray."""
 
-    def __init__(self, task: Assignment) -> None:
+    def __init__(self, kind: Callable[[Assignment], Any], task: Assignment) -> None:
         steps.setup_logging()
-        super().__init__(task)
+        self._worker = kind(task)
+
+    def score(self, part: Any, floor: float) -> dict[str, Any]:
+        """Score a part and write its file; returns figures for the report."""
+        return self._worker.score(part, floor)  # type: ignore[no-any-return]
+
+    def pool(self, part: Any) -> tuple[list[int], list[float]]:
+        """Keys and mean logits over the views of a part's stamps."""
+        return self._worker.pool(part)  # type: ignore[no-any-return]
 
 
 class RayCrew:
-    """Workers on a cluster, or of a Ray in this process."""
+    """Workers of a kind on a cluster, or of a Ray in this process."""
 
-    def __init__(self, task: Assignment, execution: ScoreExecutionConfig) -> None:
+    def __init__(
+        self, task: Assignment, execution: ScoreExecutionConfig, kind: Callable[[Assignment], Any] = Worker
+    ) -> None:
         self._session = contextlib.ExitStack()
         self._session.enter_context(ray_session(execution.num_workers * cpus_per_worker(execution)))
         try:
@@ -52,7 +62,7 @@ class RayCrew:
             num_cpus=cpus_per_worker(execution), num_gpus=1 if gpu else 0,
             max_restarts=execution.max_failures, max_task_retries=execution.max_failures,
         )  # fmt: skip
-        self._workers = [actor.remote(task) for _ in range(execution.num_workers)]
+        self._workers = [actor.remote(kind, task) for _ in range(execution.num_workers)]
 
     def __enter__(self) -> RayCrew:
         return self
@@ -62,7 +72,7 @@ class RayCrew:
             ray.kill(worker)
         self._session.close()
 
-    def score(self, todo: Iterator[Part], tally: Any) -> None:
+    def score(self, todo: Iterator[Any], tally: Any) -> None:
         """Score parts and add each to the tally as it is done."""
         for facts in self._results(todo, lambda worker, part: worker.score.remote(part, tally.floor)):
             tally.add(facts)
@@ -71,7 +81,7 @@ class RayCrew:
         """Mean logits over the views, part by part, in no order."""
         return self._results(iter(todo), lambda worker, part: worker.pool.remote(part))
 
-    def _results(self, todo: Iterator[Part], send: Callable[[Any, Part], Any]) -> Iterator[Any]:
+    def _results(self, todo: Iterator[Any], send: Callable[[Any, Any], Any]) -> Iterator[Any]:
         """What becomes of each part, as it is done.
 
         Raises

@@ -52,7 +52,7 @@ def predict(
     model.eval()
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for (start, stop), images in zip(slices, source.batches(source.table.in_order(), slices), strict=True):
-            logits[start:stop] = _mean_logit(model, images.to(dtype), views)
+            logits[start:stop] = mean_logit(model, images.to(dtype), views)
             seen[start:stop] += 1
     model.train(was_training)
     if world > 1:
@@ -68,7 +68,7 @@ def predict(
     return found
 
 
-def _mean_logit(model: nn.Module, images: torch.Tensor, views: str) -> torch.Tensor:
+def mean_logit(model: nn.Module, images: torch.Tensor, views: str) -> torch.Tensor:
     """Logits (n,) of images (n, C, h, w)."""
     if views == "one":
         return torch.as_tensor(model(images)).squeeze(1)
@@ -77,12 +77,23 @@ def _mean_logit(model: nn.Module, images: torch.Tensor, views: str) -> torch.Ten
     return torch.stack(seen).mean(0)
 
 
+def last_features(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What the last linear layer sees of images (n, C, h, w): (n, features)."""
+    seen: list[torch.Tensor] = []
+    hook = _head(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        model(images)
+    finally:
+        hook.remove()
+    return seen[-1].flatten(1)
+
+
 def full_precision_head(model: nn.Module) -> nn.Module:
     """Let the last linear layer compute in 32 bits whatever the autocast; returns the model.
 
     A sum over hundreds of features of 8 bits each tells stamps apart; rounded to 8 bits itself it would tie them.
     """
-    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    head = _head(model)
     plain = head.forward
 
     def forward(features: torch.Tensor) -> torch.Tensor:
@@ -91,3 +102,8 @@ def full_precision_head(model: nn.Module) -> nn.Module:
 
     head.forward = forward  # type: ignore[method-assign]
     return model
+
+
+def _head(model: nn.Module) -> nn.Module:
+    """The last linear layer."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
