@@ -80,11 +80,10 @@ class ImageRecipe:
         """
         x = stamps_NHWC.permute(0, 3, 1, 2)  # NHWC permuted to NCHW is channels_last: no copy
         x = (x if self.planes is None else x[:, list(self.planes)]).float()
-        how = NORMALISATIONS[self.normalisation]
-        if how.on_full_stamp:
-            x = crop_centre(how.apply(x, self.statistics), self.crop)
+        if self.normalisation == "raw_robust":  # its annulus may lie outside of the crop (R-P4)
+            x = raw_robust(x, crop=self.crop)
         else:
-            x = how.apply(crop_centre(x, self.crop), self.statistics)
+            x = NORMALISATIONS[self.normalisation].apply(crop_centre(x, self.crop), self.statistics)
         dtype = DTYPES[self.dtype]
         largest = torch.finfo(dtype).max
         # Whatever the stamp held, the network sees numbers. In place: every normalisation makes a tensor of its own.
@@ -123,15 +122,17 @@ class ImageRecipe:
             raise ValueError(f"normalisation rgb8 is for 8-bit pictures, but the stamps are in {unit}")
 
 
-def raw_robust(x_NCHW: torch.Tensor, statistics: Statistics | None = None) -> torch.Tensor:
+def raw_robust(x_NCHW: torch.Tensor, statistics: Statistics | None = None, crop: int | None = None) -> torch.Tensor:
     """(x - median) / (MAD + 1e-8) per band, both of the annulus 20 <= r < 32; clipped to +-10 (R-P1).
 
-    NaN becomes 0 before and after; MAD is the plain median of absolute deviations.
+    NaN becomes 0 before and after; MAD is the plain median of absolute deviations. The annulus is that of the full stamp; with
+    ``crop`` its centre alone is scaled, which gives the same pixels.
     """
-    x = torch.nan_to_num(x_NCHW, nan=0.0, posinf=None, neginf=None)
-    ring = x.flatten(2)[:, :, _annulus_pixels(x.shape[2], x.shape[3], x.device)]
+    ring = x_NCHW.flatten(2)[:, :, _annulus_pixels(x_NCHW.shape[2], x_NCHW.shape[3], x_NCHW.device)]
+    ring = torch.nan_to_num(ring, nan=0.0)
     centre = median(ring)
     spread = median((ring - centre).abs())
+    x = torch.nan_to_num(crop_centre(x_NCHW, crop), nan=0.0)
     out = (x - centre[..., None]) / (spread[..., None] + RAW_ROBUST_EPSILON)
     return torch.nan_to_num(out.clamp(*RAW_ROBUST_CLIP), nan=0.0)
 
@@ -186,25 +187,22 @@ class Normalisation(NamedTuple):
     ----------
     apply
         Maps (N, C, H, W) float32 and the figures of the training split to the same shape.
-    on_full_stamp
-        It sees the stamp before the crop (R-P4).
     measured
         It needs the figures.
     """
 
     apply: Callable[[torch.Tensor, Statistics | None], torch.Tensor]
-    on_full_stamp: bool
     measured: bool = False
 
 
 NORMALISATIONS = {
-    "raw_robust": Normalisation(raw_robust, on_full_stamp=True),
-    "per_sample_robust": Normalisation(per_sample_robust, on_full_stamp=False),
-    "residual": Normalisation(residual, on_full_stamp=False),
-    "lanusse": Normalisation(lanusse, on_full_stamp=False, measured=True),
-    "asinh": Normalisation(asinh, on_full_stamp=False, measured=True),
-    "rgb8": Normalisation(rgb8, on_full_stamp=True),
-    "identity": Normalisation(identity, on_full_stamp=True),
+    "raw_robust": Normalisation(raw_robust),
+    "per_sample_robust": Normalisation(per_sample_robust),
+    "residual": Normalisation(residual),
+    "lanusse": Normalisation(lanusse, measured=True),
+    "asinh": Normalisation(asinh, measured=True),
+    "rgb8": Normalisation(rgb8),
+    "identity": Normalisation(identity),
 }
 
 
@@ -321,5 +319,8 @@ def median(x: torch.Tensor) -> torch.Tensor:
     `torch.median` takes the lower of the two, which is not what the protocol's numpy code does.
     """
     count = x.shape[-1]
+    if x.device.type == "cpu" and not torch.compiler.is_exporting():  # selecting is quicker; ONNX can only sort
+        upper = x.kthvalue(count // 2 + 1, dim=-1, keepdim=True).values
+        return upper if count % 2 else (x.kthvalue(count // 2, dim=-1, keepdim=True).values + upper) / 2
     ordered = x.sort(dim=-1).values
     return (ordered[..., (count - 1) // 2 : (count - 1) // 2 + 1] + ordered[..., count // 2 : count // 2 + 1]) / 2
