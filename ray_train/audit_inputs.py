@@ -18,7 +18,13 @@ from lensdata.steps import JobRun
 PROBE_RESAMPLES = 2000  # of each of some fifty curves
 MADE_OF = {  # which inputs of another step's output have to be those of the evaluation
     "gates": ("manifest", "run"), "probe": ("manifest", "run"), "stack": ("manifest",), "controls": ("run",), "recovery": ("run",),
+    "selection": ("run",),
 }  # fmt: skip
+
+OF_SELECTION = (
+    "injections", "hosts", "cells", "brightness", "fpr_of_figures", "thresholds", "totals", "shares", "realism", "map",
+)  # fmt: skip
+"""What a report shows of a selection function; the step's own page has the rest."""
 
 
 def require_own(run: JobRun) -> None:
@@ -59,6 +65,9 @@ def audits(run: JobRun, manifest: pd.DataFrame, rows: pd.DataFrame, config: Eval
         found["stacking"] = storage.read_json(storage.join(run.inputs["stack"], "stacking.json"))
     if "probe" in run.inputs:
         found["sensitivity"] = _sensitivity(run.inputs["probe"], manifest, config)
+    if "selection" in run.inputs:
+        whole = storage.read_json(storage.join(run.inputs["selection"], "selection.json"))
+        found["selection"] = {name: whole[name] for name in OF_SELECTION}
     negatives = rows[rows["label"] == 0]
     found["metadata_regression"] = metadata.regression(negatives, min(config.resamples, PROBE_RESAMPLES), config.seed)
     found["metadata"] = metadata.verdict(found["metadata_regression"])

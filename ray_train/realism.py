@@ -70,7 +70,7 @@ def ask(
     if not len(lenses):
         reason = f"the manifest has no lens in split {', '.join(config.hosts.splits)}"
         return Realism(
-            _untested(config, f"Not tested: {reason}. Nobody knows how far these numbers hold for real lenses.")
+            _untested(config, f"Not measured: {reason}. Nobody knows how far these numbers hold for real lenses.")
         )
     known = described(lenses.table.to_pandas())
     candidates = rows.assign(gr=rows["mag_g"] - rows["mag_r"])
@@ -80,7 +80,7 @@ def ask(
         "unmatched": found.unmatched,
     }  # fmt: skip
     if not len(found.real):
-        return Realism(_untested(config, "Not tested: no injection is like any of the real lenses.") | record)
+        return Realism(_untested(config, "Not measured: no injection is like any of the real lenses.") | record)
     ours = lenses.where(np.isin(np.arange(len(lenses)), found.real))
     real = shown(injector, torch.from_numpy(np.array(ours.stamps())), config.batch, pixscale_of(ours))
     keys = candidates["injection_id"].to_numpy(np.int64)[found.injected]
@@ -94,7 +94,7 @@ def ask(
     measured = probe["measured"]
     record = _untested(config, probe["message"]) | record | {
         "auc": {name: probe[name] for name in ("low", "high")} | {"value": probe["auc"]} if measured else None,
-        "verdict": probe["verdict"] if measured else "NOT TESTED", "probe": probe,
+        "verdict": probe["verdict"], "probe": probe,
         "comparisons": realism.compare(own, theirs, list(COMPARED)).replace({np.nan: None}).to_dict("records"),
         "recovered": realism.recovered(own["logit"], theirs["logit"], thresholds),
         "message": f"{probe['message']} {_how(found, len(lenses))}",
@@ -192,8 +192,8 @@ def _how(found: realism.Matches, lenses: int) -> str:
 
 def _untested(config: SelectionConfig, message: str) -> dict[str, Any]:
     return {
-        "verdict": "NOT TESTED", "auc": None, "limit": config.realism.limit, "message": message, "comparisons": [], "recovered": [],
-        "probe": None,
+        "verdict": "NOT MEASURED", "auc": None, "limit": config.realism.limit, "message": message, "comparisons": [],
+        "recovered": [], "probe": None,
     }  # fmt: skip
 
 

@@ -73,6 +73,7 @@ def conclude(
     found = {
         "run_id": injector.scorer.run.run_id, "lensdata": __version__, "injections": len(rows), "beyond_the_grid": beyond,
         "hosts": int(rows["source_id"].nunique()), "cells": len(cells), "fpr_of_figures": main,
+        "brightness": brightness, "map": _records(_map(rows, brightness, drawn, main)),
         "thresholds": drawn.records(), "totals": totals(run, function, drawn), "realism": realism.record,
         "model": model_record(model), "model_reason": reason, "dropped": dropped,
         "groups": by_group(rows, drawn, main), "deltas": _records(paired.deltas), "shares": shares(paired.levels),
@@ -165,15 +166,14 @@ def model_record(model: completeness_model.SmoothModel | None) -> dict[str, Any]
         return None
     lines = []
     for report in model.reports:
-        if report.get("reason"):
-            lines.append([report["fpr"], report["reason"], *["–"] * (len(GOODNESS) - 1)])
-            continue
-        loss = report["log_loss"]
-        fall = max((part["largest_drop"] for part in report["falls"].values()), default=0.0)
-        lines.append([
-            report["fpr"], loss["model"], loss["cells"], loss["constant"], report["calibration_slope"],
-            report["largest_residual"], fall,
-        ])  # fmt: skip
+        line: dict[str, Any] = {"fpr": report["fpr"], "reason": report.get("reason", ""), "values": []}
+        if not line["reason"]:
+            loss, falls = report["log_loss"], report["falls"].values()
+            line["values"] = [
+                loss["model"], loss["cells"], loss["constant"], report["calibration_slope"], report["largest_residual"],
+                max((part["largest_drop"] for part in falls), default=0.0),
+            ]  # fmt: skip
+        lines.append(line)
     message = (
         "Logistic regression on splines of Einstein radius over FWHM and brightness together, of the host's magnitude, of depth; "
         "penalties chosen on hosts left out, bands from resampled hosts and negatives. Log losses are of hosts left out; a "
@@ -181,6 +181,12 @@ def model_record(model: completeness_model.SmoothModel | None) -> dict[str, Any]
         "rise, and its largest fall between neighbouring nodes is given."
     )
     return {"columns": GOODNESS, "rows": lines, "message": message, "reports": model.reports}
+
+
+def _map(rows: pd.DataFrame, brightness: str, drawn: Resamples, level: float | None) -> pd.DataFrame:
+    """Completeness by Einstein radius and brightness at one false-positive rate."""
+    table = completeness.marginal(rows, ["theta_e", brightness], drawn)
+    return table[table["fpr"] == level]
 
 
 def _main_level(drawn: Resamples) -> float | None:

@@ -1,9 +1,13 @@
 """A smooth selection function: logistic regression on penalised splines, with bands (R-E7).
 
-logit C = f(ln theta_E/FWHM, brightness) + g(host magnitude) + h(depth); f is a tensor product of cubic B-splines, brightness is
-log10 of the arc's S/N or its magnitude. Second differences of neighbouring coefficients are penalised (Eilers & Marx 1996,
-Statist. Sci. 11, 89), so that where the data say little the logit goes on straight. Nothing forces it to rise with brightness or
-Einstein radius; whether it does is reported. Evaluating needs numpy and SciPy alone.
+logit C = f(ln theta_E/FWHM, brightness) + g(host magnitude) + h(depth) + products of the last two with the first two; f is a
+tensor product of cubic B-splines, brightness is log10 of the arc's S/N or its magnitude. Second differences of neighbouring
+coefficients are penalised (Eilers & Marx 1996, Statist. Sci. 11, 89), so that where the data say little the logit goes on straight.
+Nothing forces it to rise with brightness or Einstein radius; whether it does is reported. Evaluating needs numpy and SciPy alone.
+
+Bands hold the truth on average over the surface, not at every point. They are least to be trusted where completeness is below 0.01
+or above 0.99: there a band is narrower than what the form of the model gets wrong, some thousandths
+(tests/unit/audit/test_completeness_coverage.py).
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 from lensdata.errors import InputError
 
 if TYPE_CHECKING:
-    from lensdata.audit.completeness import Resamples
+    from lensdata.audit.completeness_cells import Resamples
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -33,13 +37,14 @@ INTERVALS = {"theta_e_fwhm": 5, "brightness": 5, "mag_r": 4, "depth": 3}  # of t
 PENALTIES = tuple(10.0**power for power in range(-2, 5))
 UNDERSMOOTHED = 0.1
 """Of the best penalty: the best mean error lets bias grow as large as the scatter, and no resample shows a bias (Hall 1992,
-Ann. Statist. 20, 675). It takes some 7% of the accuracy (tests/unit/audit/test_completeness_coverage.py)."""
+Ann. Statist. 20, 675). What it takes and gives is measured in tests/unit/audit/test_completeness_coverage.py."""
 RIDGE = 1e-5  # keeps coefficients that no injection touches finite; a thousandth of what one injection weighs
 FOLDS = 5
 BLOCK_ROWS = 8192  # rows of a pass: a few MB, so that the products stay in the cache
 BLOCK_RESAMPLES = 50
 MAG_NODES = 9  # quantiles of the hosts' magnitudes that stand for all of them
 MIN_OF_EACH = 50  # injections found, and not found, that a fit needs
+MIN_HOSTS = 20  # that a fit needs: fewer leave folds without any, and say nothing about their spread
 FEW = 100  # injections of a cell whose residual is looked at, at least
 
 
@@ -349,6 +354,11 @@ def _fit_level(sample: _Sample, level: int, drawn: Resamples, cell: Ints, seed: 
     if min(hits, len(found) - hits) < MIN_OF_EACH:
         reason = f"{hits} of {len(found)} injections are found; a fit needs {MIN_OF_EACH} found and as many not"
         return _Fitted(*nothing, {"hits": hits, "reason": reason})
+    hosts = len(np.unique(sample.host))
+    if hosts < MIN_HOSTS:
+        return _Fitted(
+            *nothing, {"hits": hits, "reason": f"{hosts} hosts carry all injections; a fit needs {MIN_HOSTS}"}
+        )
     start = np.zeros(size)
     start[: sample.basis.surface(np.zeros(1), np.zeros(1)).shape[1]] = logit(found.mean())
     penalties = _choose_penalties(sample, found, start)
@@ -447,6 +457,10 @@ def _draws(
             weight = drawn.weights[chosen].T[sample.host[rows]]
             gradient[:, chosen] += part.T @ (weight * (found - chance))
     steps = cho_solve(factor, gradient - (penalty @ coefficients)[:, None])
+    # residuals are smaller than errors by what the fit has used up, which with few hosts shows
+    used = float(np.trace(cho_solve(factor, sums.curvature.sum(axis=0))))
+    hosts = len(np.unique(sample.host))
+    steps *= np.sqrt(hosts / max(hosts - used, 1.0))
     values, vectors = np.linalg.eigh(penalty)
     random = np.random.default_rng(seed).normal(size=(size, drawn.size))
     bias = cho_solve(factor, vectors @ (np.sqrt(np.maximum(values, 0.0))[:, None] * random))

@@ -19,8 +19,8 @@ from scipy import stats
 from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn's own dependency
@@ -36,9 +36,10 @@ Ints = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.integer]
 
 LIMIT = 0.7  # AUC below which injections pass
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse penalties of the probe, chosen by inner folds
+STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]  # inverse penalties of the probe, chosen by inner folds
 ROWS_PER_FEATURE = 5  # with fewer, the features are first reduced to as many as that leaves
-CONTROLS = 3  # splits into random halves
+INNER_FOLDS = 3
+CONTROLS = 3  # splits into random halves, of either kind
 NEIGHBOURS = 200  # candidates of each real lens
 
 
@@ -49,6 +50,7 @@ def probe(
     injected_groups: npt.ArrayLike,
     *,
     limit: float = LIMIT,
+    controls: int = CONTROLS,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -66,6 +68,8 @@ def probe(
         group in both.
     limit
         The gate passes where the AUC is lower.
+    controls
+        Splits of either kind into random halves (`control`).
 
     Returns
     -------
@@ -90,26 +94,13 @@ def probe(
     groups = _numbered(np.concatenate([np.asarray(real_groups), np.asarray(injected_groups)]))
     sizes = {"n_real": len(ours), "n_injected": len(theirs), "n_groups": int(groups.max(initial=-1)) + 1}
     sizes |= {"n_features": features.shape[1], "n_components": _components(len(features), features.shape[1])}
-    if min(sizes["n_real"], sizes["n_injected"]) < gates.MIN_OBJECTS:
-        few = f"{sizes['n_real']} real lenses and {sizes['n_injected']} injections, of each {gates.MIN_OBJECTS} are needed"
-        return {
-            "measured": False,
-            "reason": few,
-            "verdict": "NOT MEASURED",
-            "message": f"Not measured: {few}.",
-            **sizes,
-        }
+    few = _too_few(sizes)
+    if few:
+        return _not_measured(few, sizes)
     scores = _out_of_fold(features, labels, groups, seed)
     judged = np.isfinite(scores)
     if len(np.unique(labels[judged])) < 2:
-        few = "all real lenses, or all injections, are in one fold of groups"
-        return {
-            "measured": False,
-            "reason": few,
-            "verdict": "NOT MEASURED",
-            "message": f"Not measured: {few}.",
-            **sizes,
-        }
+        return _not_measured("all real lenses, or all injections, are in one fold of groups", sizes)
     found, over = _auc(labels[judged], scores[judged], groups[judged], resamples, seed)
     verdict = gates.verdict_of(found, gates.Limits(limit, limit, "value"))
     figures = f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
@@ -119,7 +110,8 @@ def probe(
         "verdict": verdict, "holds_limit": bool(found.low < limit < found.high), **sizes,
         "message": f"A linear probe tells injections from real lenses with an AUC of {figures}, {said} the limit of {limit:g}.",
         "controls": [
-            control("real", ours, groups[: len(ours)], seed=seed), control("injected", theirs, groups[len(ours) :], seed=seed),
+            control("real", ours, groups[: len(ours)], repeats=controls, seed=seed),
+            control("injected", theirs, groups[len(ours) :], repeats=controls, seed=seed),
         ],
     }  # fmt: skip
 
@@ -141,13 +133,25 @@ def control(
     for repeat in range(repeats):
         total = int(numbers.max(initial=-1)) + 1
         labels = (rng.permutation(total) % 2)[numbers].astype(np.int64)
-        if len(labels) and np.bincount(labels, minlength=2).min() >= gates.MIN_OBJECTS:
+        if total >= gates.FOLDS and np.bincount(labels, minlength=2).min() >= gates.MIN_OBJECTS:
             scores = _out_of_fold(features, labels, numbers, seed + repeat)
             judged = np.isfinite(scores)
             curve = intervals.compress(labels[judged], np.round(scores[judged], 9)).roc()
             aucs.append(float(roc.auc(curve)))
     figures = (float(np.mean(aucs)), min(aucs), max(aucs)) if aucs else (None, None, None)
     return {"of": of, "n": len(numbers), "aucs": aucs, **dict(zip(("mean", "least", "largest"), figures, strict=True))}
+
+
+def _too_few(sizes: Mapping[str, int]) -> str:
+    """Why a probe cannot be asked; empty where it can."""
+    if min(sizes["n_real"], sizes["n_injected"]) < gates.MIN_OBJECTS:
+        return f"{sizes['n_real']} real lenses and {sizes['n_injected']} injections, of each {gates.MIN_OBJECTS} are needed"
+    return "" if sizes["n_groups"] >= gates.FOLDS else f"{sizes['n_groups']} groups, {gates.FOLDS} are needed"
+
+
+def _not_measured(reason: str, sizes: Mapping[str, int]) -> dict[str, Any]:
+    message = f"Not measured: {reason}."
+    return {"measured": False, "reason": reason, "verdict": "NOT MEASURED", "message": message, **sizes}
 
 
 def _numbered(groups: npt.NDArray[Any]) -> Ints:
@@ -164,21 +168,28 @@ def _out_of_fold(features: Floats, labels: Labels, groups: Ints, seed: int) -> F
     folds, scores = gates.make_folds(labels, groups, seed), np.full(len(labels), np.nan)
     with threadpool_limits(1), warnings.catch_warnings():  # the fits are too small for several threads
         warnings.simplefilter("ignore", ConvergenceWarning)  # the order of the scores is settled long before
+        warnings.simplefilter("ignore", FutureWarning)  # of attributes that are not read here
+        warnings.simplefilter("ignore", UserWarning)  # of a class with fewer members than folds
         for fold in np.unique(folds):
             held = folds == fold
-            inner = gates.make_folds(labels[~held], groups[~held], seed)
-            splits = [(np.flatnonzero(inner != number), np.flatnonzero(inner == number)) for number in np.unique(inner)]
+            ours, blank = labels[~held], np.zeros(int((~held).sum()))
+            inner = StratifiedGroupKFold(INNER_FOLDS, shuffle=True, random_state=seed)
             # a fold without a class has no loss to compare
-            splits = [pair for pair in splits if all(len(np.unique(labels[~held][part])) == 2 for part in pair)]
+            splits = [
+                pair
+                for pair in inner.split(blank, ours, groups[~held])
+                if all(len(np.unique(ours[part])) == 2 for part in pair)
+            ]
             if len(splits) < 2:
                 continue
-            model = LogisticRegression(class_weight="balanced", max_iter=300)
-            search = GridSearchCV(model, {"C": STRENGTHS}, cv=splits, scoring="neg_log_loss")
-            steps = [StandardScaler(), search]
+            model = LogisticRegressionCV(
+                Cs=STRENGTHS, cv=splits, scoring="neg_log_loss", class_weight="balanced", solver="newton-cholesky"
+            )
+            steps = [StandardScaler(), model]
             components = _components(int((~held).sum()), features.shape[1])
             if components < features.shape[1]:
                 steps.insert(1, PCA(components, random_state=seed))
-            fitted = make_pipeline(*steps).fit(features[~held], labels[~held])
+            fitted = make_pipeline(*steps).fit(features[~held], ours)
             scores[held] = fitted.decision_function(features[held])
     return scores
 

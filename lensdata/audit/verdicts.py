@@ -25,7 +25,7 @@ def collect(found: dict[str, Any], health: Iterable[dict[str, Any]]) -> list[dic
     Parameters
     ----------
     found
-        ``metrics.json``: ``gates``, ``sensitivity``, ``metadata``, ``strata`` and ``targets``, as far as they are there.
+        ``metrics.json``: ``gates, sensitivity, metadata, selection, strata`` and ``targets``, as far as they are there.
     health
         Checks of the run (R-T9).
     """
@@ -47,6 +47,11 @@ def collect(found: dict[str, Any], health: Iterable[dict[str, Any]]) -> list[dic
     if "metadata" in found:
         known = found["metadata"]
         out.append(entry("observation", known["title"], known["verdict"], known["message"], known))
+    if "selection" in found:
+        gate = found["selection"]["realism"]
+        out.append(
+            entry("selection", "injections look like real lenses", gate["verdict"], gate["message"], gate["auc"])
+        )
     out += theta_e(found.get("strata", {}).get("groups", {}).get("theta_e", []))
     out += [
         entry("performance", target["title"], target["verdict"], target["message"], target)

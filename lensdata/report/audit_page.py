@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from lensdata.audit import verdicts
 from lensdata.audit.regions import PIXSCALE_ARCSEC
-from lensdata.report import audit_figures, figures, page, sections
+from lensdata.report import audit_figures, completeness_figures, figures, page, sections
 from lensdata.report.galleries import Picture
 
 TILES = ("auc", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001", "average_precision", "catalogue_only_auc", "without_arcs_auc")
@@ -73,6 +73,7 @@ def render(material: Material) -> tuple[str, dict[str, Figure]]:
             ("gates", "Shortcuts in the data", "gates" in found), ("network", "What the network looks at", "sensitivity" in found),
             ("observation", "Score and observation", True), ("stacking", "Stacking", "stacking" in found),
             ("recovery", "Recovery of real lenses", "recovery" in found),
+            ("selection", "Selection function", "selection" in found),
             ("paper_iv", "Paper IV", "paper_iv" in found), ("galleries", "Galleries", bool(material.galleries)),
             ("methods", "How to read it", True), ("time", "Wall time", bool(material.steps)),
         )
@@ -127,11 +128,18 @@ def draw(material: Material) -> dict[str, Figure]:
         probed = found["sensitivity"]
         drawn["core"] = audit_figures.core_and_rings(probed["curves"], material.pixscale_arcsec)
         drawn["changes"] = audit_figures.changes(probed["curves"], (probed["n_positive"], probed["n_negative"]))
+    if found.get("selection", {}).get("map"):
+        drawn["selection"] = _selection_map(found["selection"])
     if material.maps:
         methods = found["sensitivity"]["attribution"]["methods"]
         counts = {(entry["method"], entry["label"]): entry["n"] for entry in methods}
         drawn["attributions"] = audit_figures.attributions(material.maps, material.pixscale_arcsec, counts)
     return drawn
+
+
+def _selection_map(selection: dict[str, Any]) -> Figure:
+    title = f"Completeness at FPR {selection['fpr_of_figures']:g}, {selection['injections']:,} injections"
+    return completeness_figures.completeness_map(pd.DataFrame(selection["map"]), selection["brightness"], title)
 
 
 def findings(found: dict[str, Any]) -> list[str]:
@@ -161,6 +169,8 @@ def findings(found: dict[str, Any]) -> list[str]:
         out += _of_gates(found["gates"], auc)
     if "sensitivity" in found:
         out += _of_probes(found["sensitivity"])
+    if "selection" in found:
+        out += _of_selection(found["selection"])
     return out
 
 
@@ -202,6 +212,19 @@ def _of_probes(probed: dict[str, Any]) -> list[str]:
     text = "; ".join(told)
     return [
         f"{text[:1].upper()}{text[1:]} ({probed['n_positive']} lenses and {probed['n_negative']} others of {probed['split']})."
+    ]
+
+
+def _of_selection(selection: dict[str, Any]) -> list[str]:
+    """The scrambled arc says whether light or shape was found."""
+    shares = next((row for row in selection["shares"] if row["fpr"] == selection["fpr_of_figures"]), None)
+    if shares is None or shares["reason"]:
+        return []
+    percent = {name: f"{100 * shares[name]['value']:.1f}%" for name in ("with_arc", "scrambled", "without_arc")}
+    return [
+        f"Of {selection['injections']:,} injected arcs {percent['with_arc']} are found at a false-positive rate of "
+        f"{shares['fpr']:g}; with the same light scrambled it is {percent['scrambled']}, without it {percent['without_arc']}. "
+        f"{selection['realism']['message']}"
     ]
 
 

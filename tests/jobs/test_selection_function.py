@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -24,7 +26,7 @@ from lensdata.shards.manifests import read_manifest
 from lensdata.simulation import lenses
 from lensdata.simulation.injection import Grid, on_stamps, unit_arcs
 from lensdata.simulation.selection_design import einstein_radius
-from ray_train import selection_function
+from ray_train import evaluate, selection_function
 from ray_train.scoring import load_scorer
 from tests.selection import Trained, trained_on
 
@@ -233,3 +235,33 @@ def test_a_population_is_weighted_and_what_lies_outside_is_a_share(
     small, large = float(function(theta_e=0.75, **where)), float(function(theta_e=2.5, **where))
     assert total["value"] == pytest.approx((3 * small + large) / 4, abs=1e-6)
     assert total["outside"] == pytest.approx(0.2)
+
+
+def test_the_report_of_the_run_tells_the_gate_and_what_the_light_alone_does(
+    trained: Trained, measured: Path, tmp_path: Path
+) -> None:
+    given = ("resamples=200", f"inputs.manifest={trained.manifest}", f"inputs.run={trained.run}")
+    assert evaluate.main(["--output", str(tmp_path / "ev"), *given, f"inputs.selection={measured}"]) == 0
+    found = json.loads((tmp_path / "ev" / "metrics.json").read_text())
+    whole = json.loads((measured / "selection.json").read_text())
+    assert found["selection"]["totals"] == whole["totals"]
+    line = next(line for line in found["verdicts"] if line["section"] == "selection")
+    assert (line["verdict"], line["value"]) == (whole["realism"]["verdict"], whole["realism"]["auc"]["value"])
+    page = (tmp_path / "ev" / "report.html").read_text()
+    assert "with the same light scrambled it is" in page
+    assert (tmp_path / "ev" / "figures" / "selection.pdf").exists()
+    schema = json.loads(resources.files("lensdata.report").joinpath("metrics.schema.json").read_text())
+    jsonschema.validate(found, schema)
+
+
+def test_the_report_refuses_a_selection_function_of_another_run(
+    trained: Trained, measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(measured, other)
+    described = json.loads((other / "_table.json").read_text())
+    described["identity"]["inputs"]["run"] = "another"
+    (other / "_table.json").write_text(json.dumps(described))
+    given = ("resamples=200", f"inputs.manifest={trained.manifest}", f"inputs.run={trained.run}")
+    assert evaluate.main(["--output", str(tmp_path / "ev"), *given, f"inputs.selection={other}"]) == 2
+    assert "was made of another run than" in capsys.readouterr().err
