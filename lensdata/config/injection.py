@@ -67,8 +67,11 @@ class InjectExecution(Config):
     threads: int = Field(
         1, ge=1, description="of the CPU; more help on a machine without other work, and hurt on one with it"
     )
-    memory_mb: int = Field(
-        32, ge=1, le=65536, description="memory of a batch of rays, MB: what a CPU keeps near it; 4096 on a GPU"
+    memory_mb: int | None = Field(
+        None,
+        ge=1,
+        le=65536,
+        description="memory of a batch of rays, MB; null takes what a CPU keeps near it, or half of what a GPU has left",
     )
     gallery_stamps: int = Field(24, ge=0, le=96, description="injections shown in gallery.png; 0 makes none")
     scratch_gb: float = Field(
@@ -90,7 +93,9 @@ class InjectConfig(Config):
     )
     hosts: HostCuts = HostCuts()
     arcs: ArcsConfig = ArcsConfig()
-    oversampling: int = Field(4, ge=1, le=16, description="points per pixel and axis where rays are traced")
+    oversampling: int = Field(
+        4, ge=1, le=16, description="points per pixel and axis where rays are traced; compact sources get more"
+    )
     precision: Literal["float64", "float32"] = Field(
         "float64", description="of the rays; float32 is for GPUs that are slow otherwise"
     )

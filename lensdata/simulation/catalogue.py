@@ -19,7 +19,6 @@ from lensdata.hashing import pack_source_id
 from lensdata.simulation import lenses as lens_models
 from lensdata.simulation import populations
 from lensdata.simulation.conditions import mask_circles, observe
-from lensdata.simulation.galaxies import psf_mixture
 from lensdata.simulation.populations import Columns
 from lensdata.simulation.randomness import generator, hashed_uniform
 from lensdata.simulation.sky import BANDS, bricks_at, bricks_by_id, bricks_in_box
@@ -257,12 +256,9 @@ def _add_lenses(config: MockSurveyConfig, rows: Columns) -> None:
     relative = lens_models.source_colours(random, hosts, config.lenses)
     snr = lens_models.log_uniform(random, config.lenses.arc_snr, len(host))
     conditions = observe(config.seed, config.sky, hosts["brickid"])
-    magnification, signal, sigma = np.empty((3, len(host)))
-    for k in range(len(host)):
-        row = {name: float(drawn[name][k]) for name in lens_models.PARAMETERS}
-        psf = psf_mixture(float(conditions.psfsize[k, 1]))
-        magnification[k], signal[k] = lens_models.arc_signal(row, psf, config.oversampling)
-        sigma[k] = _sigma_r(conditions.psfsize[k, 1], conditions.psfdepth[k, 1])
+    seeing, depth = conditions.psfsize[:, 1], conditions.psfdepth[:, 1]
+    magnification, signal = lens_models.arc_signals(drawn, seeing, config.oversampling)
+    sigma = np.array([_sigma_r(*pair) for pair in zip(seeing, depth, strict=True)])
     drawn |= lens_models.band_fluxes(snr * sigma / signal, relative)
     drawn |= {"arc_snr": snr, "magnification": magnification}
     for name, values in drawn.items():

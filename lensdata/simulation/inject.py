@@ -33,6 +33,7 @@ from lensdata.simulation.injected_gallery import gallery_png
 from lensdata.simulation.injected_hosts import choose_hosts, paired_rows, share_hosts, unpaired_rows
 from lensdata.simulation.injected_shards import HostStamps, write_stamps
 from lensdata.simulation.injected_stamps import check_layout
+from lensdata.simulation.source_images import SourceImages
 from lensdata.steps import JobRun, Outcome
 
 SETS = {"unpaired": "shards", "paired": "paired_shards"}
@@ -58,10 +59,11 @@ def inject_arcs(run: JobRun) -> Outcome:
         dropped["beyond --test-limit"] = passed - len(manifest)
     injected = share_hosts(manifest, config, dropped)
     hosts, source = manifest.table.to_pandas(), HostStamps(manifest, layout)
+    pictures = SourceImages.load(run.inputs["sources"]) if "sources" in run.inputs else None
     sets = {"unpaired": unpaired_rows(hosts, injected, config.seed), "paired": paired_rows(hosts, injected, config)}
     contents, injections = [], pd.DataFrame()
     for name, rows in sets.items():
-        places, hashes, drawn = write_stamps(run.path(SETS[name], "dataset"), rows, source, hosts, config)
+        places, hashes, drawn = write_stamps(run.path(SETS[name], "dataset"), rows, source, hosts, config, pictures)
         tables.finish_table(run.path(SETS[name]), identity=["cutout_id", "pixel_hash"])
         contents.append(write_manifest(run.path(name), rows, drawn, places, hashes, SETS[name]))
         injections = drawn.drop_duplicates("cutout_id")
@@ -76,6 +78,7 @@ def inject_arcs(run: JobRun) -> Outcome:
         "dropped": dropped,
         "dropped_rows": sum(dropped.values()),
         "rows_of_the_manifest": len(whole),
+        "source_images": [] if pictures is None else list(pictures.names),
     }
     return Outcome(len(sets["unpaired"]), "-".join([*contents, content]), report | summary(sets, hosts, injected))
 

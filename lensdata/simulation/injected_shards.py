@@ -24,6 +24,7 @@ from lensdata.shards.reader import StampReader, open_shard
 from lensdata.shards.writer import ShardWriter
 from lensdata.simulation.injected_stamps import inject
 from lensdata.simulation.sky import PIXEL_SCALE
+from lensdata.simulation.source_images import SourceImages
 
 PASSED_ON = ("route", "layer", *(column.name for column in tables.QUALITY))
 """Columns of a host's stamp that its copies keep."""
@@ -67,7 +68,12 @@ class HostStamps:
 
 
 def write_stamps(
-    folder: str, rows: pd.DataFrame, source: HostStamps, hosts: pd.DataFrame, config: InjectConfig
+    folder: str,
+    rows: pd.DataFrame,
+    source: HostStamps,
+    hosts: pd.DataFrame,
+    config: InjectConfig,
+    pictures: SourceImages | None = None,
 ) -> tuple[pa.Table, list[str], pd.DataFrame]:
     """Write the stamps of `unpaired_rows` or `paired_rows` as shards, in the order of the rows.
 
@@ -90,7 +96,7 @@ def write_stamps(
             part = rows.iloc[start : start + window]
             shape = (len(part), *layout.shape)
             canvas = np.memmap(Path(scratch) / "stamps", layout.dtype, "w+", shape=shape)
-            records += _fill(canvas, part, source, hosts, config)
+            records += _fill(canvas, part, source, hosts, config, pictures)
             for begin in range(0, len(part), WRITE_ROWS):
                 stamps = np.array(canvas[begin : begin + WRITE_ROWS])
                 digests = [pixel_hash(stamp) for stamp in stamps]
@@ -139,7 +145,12 @@ class _Asked:
 
 
 def _fill(
-    canvas: npt.NDArray[Any], part: pd.DataFrame, source: HostStamps, hosts: pd.DataFrame, config: InjectConfig
+    canvas: npt.NDArray[Any],
+    part: pd.DataFrame,
+    source: HostStamps,
+    hosts: pd.DataFrame,
+    config: InjectConfig,
+    pictures: SourceImages | None,
 ) -> list[pd.DataFrame]:
     """Put the stamps of these rows, and their controls, in their places."""
     planes, records = len(source.layout.bands), []
@@ -153,7 +164,7 @@ def _fill(
     for members, stamps in source.groups(wanted):
         places, which = with_arc.of(members)
         if len(which):
-            drawn, record = inject(stamps[which], hosts.iloc[members[which]], config, pixscale)
+            drawn, record = inject(stamps[which], hosts.iloc[members[which]], config, pixscale, pictures)
             canvas[places, ..., :planes] = drawn
             records.append(record)
         for asked, offset in ((without, 0), (behind, planes)):

@@ -18,8 +18,9 @@ from lensdata.shards.layout import ImageLayout, Stamps
 from lensdata.simulation import lenses
 from lensdata.simulation.injection import Grid, on_stamps, photon_noise, pixel_sigma, unit_arcs
 from lensdata.simulation.populations import Columns, flux_of, mag_of
-from lensdata.simulation.randomness import KeyedDraws
+from lensdata.simulation.randomness import KeyedDraws, hashed_bits
 from lensdata.simulation.sky import BANDS
+from lensdata.simulation.source_images import COLUMN, SourceImages
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -94,7 +95,11 @@ def draw_injections(hosts: pd.DataFrame, angle: FloatArray, config: InjectConfig
 
 
 def inject(
-    stamps: Stamps, hosts: pd.DataFrame, config: InjectConfig, pixscale_arcsec: float
+    stamps: Stamps,
+    hosts: pd.DataFrame,
+    config: InjectConfig,
+    pixscale_arcsec: float,
+    pictures: SourceImages | None = None,
 ) -> tuple[Stamps, pd.DataFrame]:
     """Add an arc to every stamp.
 
@@ -108,6 +113,8 @@ def inject(
         (n, H, W, 3), nanomaggies in g, r, z.
     hosts
         Their n rows of the manifest.
+    pictures
+        Sources in place of Sersic profiles: one per host, by keyed hash; the index and the axis ratio of the record are then null.
 
     Returns
     -------
@@ -118,9 +125,13 @@ def inject(
     drawn, relative = draw_injections(hosts, light_angle(stamps[..., R], pixscale_arcsec), config)
     psfsize = hosts[[f"psfsize_{band}" for band in tables.BANDS]].to_numpy(np.float64)
     grid = Grid(oversampling=config.oversampling, pixscale_arcsec=pixscale_arcsec)
+    if pictures is not None:
+        which = hashed_bits(config.seed, "source-image", hosts["source_id"].to_numpy(np.int64)) % len(pictures.names)
+        drawn |= {COLUMN: which.astype(np.int64)}
+    memory = config.execution.memory_mb
     images, magnification = unit_arcs(
-        drawn, psfsize, grid, device=config.execution.device, dtype=getattr(torch, config.precision),
-        memory_bytes=config.execution.memory_mb << 20,
+        drawn, psfsize, grid, sources=pictures, device=config.execution.device, dtype=getattr(torch, config.precision),
+        memory_bytes=None if memory is None else memory << 20,
     )  # fmt: skip
     unit = on_stamps(images, height, width).cpu().numpy().astype(np.float64)
     sigma = pixel_sigma(psfsize[:, R], hosts["psfdepth_r"].to_numpy(np.float64), pixscale_arcsec)
@@ -133,6 +144,8 @@ def inject(
     there = np.isfinite(stamps) & (stamps != 0)
     out = np.where(there, stamps + np.moveaxis(arcs, 1, -1), stamps).astype(np.float32)
     record = pd.DataFrame({name: np.asarray(values) for name, values in drawn.items()})
+    if pictures is not None:
+        record = record.assign(source_index=np.nan, source_q=np.nan)
     record = record.assign(
         cutout_id=keys, source_id=hosts["source_id"].to_numpy(), split=hosts["split"].to_numpy(), seed=config.seed,
         magnification=magnification.cpu().numpy().astype(np.float64), pixel_sigma_r=sigma, source_mag_r=mag_of(flux[:, R]),

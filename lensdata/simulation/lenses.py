@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
 from lensdata.config.simulation import LensesConfig
 from lensdata.simulation.galaxies import Mixture, Patch
-from lensdata.simulation.lensing import Lens, SersicSource, lensed_brightness
 from lensdata.simulation.populations import Columns, flux_of, mag_of
 from lensdata.simulation.randomness import KeyedDraws
-from lensdata.simulation.sky import BANDS
-from lensdata.simulation.structure import bin_pixels, blur, grid
+from lensdata.simulation.sky import BANDS, PIXEL_SCALE
+from lensdata.simulation.structure import HALF
+
+if TYPE_CHECKING:
+    from lensdata.simulation.injection import Grid
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -65,24 +69,17 @@ def source_colours(random: np.random.Generator | KeyedDraws, hosts: Columns, con
     return flux_of(mags) / flux_of(0.0)
 
 
-def lens_and_source(row: dict[str, float]) -> tuple[Lens, SersicSource]:
-    """The models behind one row of `PARAMETERS`."""
-    lens = Lens(row["theta_e"], row["lens_q"], row["lens_angle"], row["shear_1"], row["shear_2"])
-    source = SersicSource(
-        row["source_x"],
-        row["source_y"],
-        row["source_radius"],
-        row["source_index"],
-        row["source_q"],
-        row["source_angle"],
-    )
-    return lens, source
+def sky_grid(oversampling: int) -> Grid:
+    """Where the simulated sky draws arcs: right to a percent of their peak or so, for a server that draws each when asked."""
+    from lensdata.simulation.injection import Grid
+
+    return Grid(oversampling=oversampling, points_per_radius=1.0, resolve=False)
 
 
 def arc_patch(
     row: dict[str, float], x: float, y: float, flux: FloatArray, psfs: tuple[Mixture, ...], oversampling: int
 ) -> Patch:
-    """Image of the lensed source of one lens at pixel (x, y).
+    """Image of the lensed source of one lens at pixel (x, y), by the engine of injected arcs (`injection`).
 
     Parameters
     ----------
@@ -90,16 +87,29 @@ def arc_patch(
         Values of `PARAMETERS`.
     flux
         Flux of the unlensed source per band, nanomaggies.
+    oversampling
+        Points per pixel and axis, at least.
     """
-    y0, x0, dx, dy = grid(x, y, oversampling)
-    light = bin_pixels(lensed_brightness(*lens_and_source(row), dx, dy), oversampling)
-    return Patch(y0, x0, flux[:, None, None] * blur(light, psfs, oversampling))
+    from lensdata.simulation.injection import unit_arcs  # torch: only where an arc is drawn
+    from lensdata.simulation.psfs import GaussianPsf
+
+    seen_by = GaussianPsf(
+        np.stack([psf.weight for psf in psfs])[None], np.stack([psf.variance for psf in psfs])[None] * PIXEL_SCALE**2
+    )
+    columns = {name: np.array([row[name]]) for name in PARAMETERS}
+    offset = np.array([[x - round(x), y - round(y)]])
+    images, _ = unit_arcs(columns, seen_by, sky_grid(oversampling), offsets=offset)
+    return Patch(round(y) - HALF, round(x) - HALF, flux[:, None, None] * images[0].numpy())
 
 
-def arc_signal(row: dict[str, float], psf: Mixture, oversampling: int) -> tuple[float, float]:
-    """Magnification, and sqrt(sum of squared pixels) of the arcs of a source of flux 1 in one band."""
-    patch = arc_patch(row, 0.0, 0.0, np.ones(1), (psf,), oversampling)
-    return float(patch.image.sum()), float(np.sqrt((patch.image**2).sum()))
+def arc_signals(columns: Columns, fwhm_arcsec: FloatArray, oversampling: int) -> tuple[FloatArray, FloatArray]:
+    """Magnifications, and sqrt(sum of squared pixels) of the arcs of sources of flux 1, in one band of FWHM (n,)."""
+    from lensdata.simulation.injection import unit_arcs
+
+    images, magnification = unit_arcs(
+        {name: columns[name] for name in PARAMETERS}, fwhm_arcsec[:, None], sky_grid(oversampling)
+    )
+    return magnification.numpy(), images.square().sum(dim=(1, 2, 3)).sqrt().numpy()
 
 
 def band_fluxes(source_flux_r: FloatArray, relative: FloatArray) -> Columns:

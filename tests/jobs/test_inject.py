@@ -21,7 +21,7 @@ from lensdata.shards.manifests import read_manifest
 from lensdata.shards.reader import open_shard
 from lensdata.shards.verification import verify
 from lensdata.simulation import inject, lenses
-from lensdata.simulation.galaxies import psf_mixture
+from lensdata.simulation.injection import Grid, unit_arcs
 from ray_train import train
 from ray_train.core.images import ImageRecipe
 from ray_train.diagnostics import theta_e_figures
@@ -72,14 +72,15 @@ def test_every_injected_host_is_there_twice_with_its_arc_and_without(made: Path)
 
 
 def test_stamp_less_control_is_the_arc_that_the_table_of_injections_describes(made: Path) -> None:
-    """Drawn again by the numpy engine from the parameters alone."""
+    """Drawn again from the parameters alone, each by itself."""
     rows, drawn = frame(made / "unpaired").set_index(["source_id", "label"])["pixels"], injections(made)
     hosts = read_manifest(str(made.parent / "hosts" / "manifest")).table.to_pandas().set_index("source_id")
     for source, values in drawn.head(8).iterrows():
-        psfs = tuple(psf_mixture(float(hosts.loc[source, f"psfsize_{band}"])) for band in "grz")
+        seeing = hosts.loc[source, [f"psfsize_{band}" for band in "grz"]].to_numpy(np.float64)
+        columns = {name: np.array([values[name]], np.float64) for name in lenses.PARAMETERS}
+        unit, _ = unit_arcs(columns, seeing[None], Grid(oversampling=2))
         flux = values[[f"source_flux_{band}" for band in "grz"]].to_numpy(np.float64)
-        patch = lenses.arc_patch(values[list(lenses.PARAMETERS)].to_dict(), 31, 31, flux, psfs, 2)
-        expected = np.moveaxis(patch.image[:, 5:68, 5:68], 0, -1)
+        expected = np.moveaxis(unit[0, :, 5:68, 5:68].numpy() * flux[:, None, None], 0, -1)
         np.testing.assert_allclose(
             rows[source, 1] - rows[source, 0], expected, atol=2e-6 * np.abs(rows[source, 0]).max()
         )
@@ -164,6 +165,28 @@ def test_what_comes_out_depends_on_neither_order_nor_passes(made: Path, tmp_path
     again = ["--output", str(tmp_path / "again"), f"inputs.manifest={shuffled}", *QUICK, "arcs.arcless_fraction=0.2"]
     assert inject.main([*again, "execution.scratch_gb=1e-6", "execution.memory_mb=1", "execution.threads=2"]) == 0
     assert contents(tmp_path / "again") == contents(made)
+
+
+def test_sources_with_the_shapes_of_pictures_are_drawn_by_key(tmp_path: Path) -> None:
+    y, x = np.indices((41, 41)) - 20
+    (tmp_path / "pictures").mkdir()
+    for number, angle in enumerate((0.0, 0.8, 1.6)):
+        lump = np.exp(-0.02 * (x**2 + y**2)) * (1.1 + np.cos(3 * np.arctan2(y, x) + angle))
+        np.savez(tmp_path / "pictures" / f"{number}.npz", image=lump.astype(np.float32))
+    out = injected_set(tmp_path, f"inputs.sources={tmp_path / 'pictures'}", count=48, size=24)
+    drawn = injections(out)
+    assert drawn["source_index"].isna().all()
+    assert (drawn["lensed_flux_r"] > 0).all()
+    assert json.loads((out / "_report.json").read_text())["source_images"] == ["0.npz", "1.npz", "2.npz"]
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = host_manifest(tmp_path / "hosts", 48, 24)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "broken.npz").write_bytes(b"nothing")
+    argv = ["--output", str(tmp_path / "out"), f"inputs.manifest={manifest}", f"inputs.sources={tmp_path / 'pictures'}"]
+    assert inject.main([*argv, *QUICK]) == 2
+    assert "broken.npz cannot be read" in capsys.readouterr().err
 
 
 def test_counts_add_up_and_excluded_bricks_are_among_them(tmp_path: Path) -> None:
