@@ -73,6 +73,7 @@ def extracted(sky, spark, tmp_path):
     return extract
 
 
+@pytest.mark.slow
 def test_a_radius_beyond_that_of_the_extraction_is_refused(extracted, tmp_path, capsys):
     argv = [*extracted(1), f"inputs.lenses={tmp_path}/lenses.csv"]
     assert match_positives.main([*argv, "radius_arcsec=3"]) == 2
@@ -82,6 +83,7 @@ def test_a_radius_beyond_that_of_the_extraction_is_refused(extracted, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_wide_extraction_serves_a_wide_match(extracted, tmp_path):
     argv = [*extracted(20), f"inputs.lenses={tmp_path}/lenses.csv"]
     assert match_positives.main([*argv, "radius_arcsec=15"]) == 0
@@ -168,6 +170,7 @@ def test_a_null_string_survives_the_way_into_spark_and_back(spark):
     assert frame.toPandas()["t"].tolist() == ["a", None]
 
 
+@pytest.mark.slow
 def test_validation_passes_on_the_sample_and_fails_on_a_moved_object(chain, spark, tmp_path, capsys):
     argv = [f"inputs.sample={chain}/sample", f"inputs.quotas={chain}/negatives/quotas", "--output", str(tmp_path / "v")]
     assert validate_catalogue.main(argv) == 0

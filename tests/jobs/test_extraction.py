@@ -78,6 +78,7 @@ def test_files_outside_the_footprint_are_counted_and_not_opened(chain, sky, copi
     ]
 
 
+@pytest.mark.slow
 def test_lenses_outside_the_footprint_need_its_files_read(sky, spark, tmp_path, capsys):
     inside = write_sweep(tmp_path / "sweeps" / "sweep-010m010-015m005.fits", galaxies(50))
     far = galaxies(40, seed=2, RELEASE=10002, DEC=np.linspace(-24, -21, 40))
@@ -110,6 +111,7 @@ def damage(path, how):
     return start, row_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "row"), [("truncated", 2000), ("overwritten", 2500)])
 def test_a_damaged_file_stops_the_job_or_is_set_aside_with_its_name_and_offset(
     sky, copied, tmp_path, capsys, caplog, how, row
@@ -214,6 +216,7 @@ def test_a_server_that_fails_at_a_header_stops_the_job_whatever_may_be_set_aside
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_a_file_that_a_test_run_reads_in_part_is_not_called_read(sky, spark, tmp_path):
     more = ("execution.rows_per_split=1000", "--test-limit", "5")
     assert extract(sky, sky.sweeps, tmp_path / "pool", *more) == 0

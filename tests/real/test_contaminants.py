@@ -60,6 +60,7 @@ def test_the_stein_lenses_near_a_lenscat_row_are_removed(stein, spark, tmp_path,
     assert sum(line["rows"] for line in found["lists"]) == 32_838
 
 
+@pytest.mark.slow
 def test_every_source_planted_inside_the_radius_of_a_real_artefact_goes_and_the_others_stay(real_data, spark, tmp_path):
     path = real_data / "contaminants" / "artifact_contaminants.csv"
     artefacts = pd.read_csv(path)

@@ -37,7 +37,6 @@ def test_injections_that_are_shifted_fail_and_the_controls_do_not():
     found = asked(rng.normal(size=(150, 20)), rng.normal(size=(200, 20)) + np.r_[1.8, np.zeros(19)], controls=2)
     assert found["verdict"] == "FAIL"
     assert found["low"] > 0.7
-    assert not found["holds_limit"]
     assert "above the limit of 0.7" in found["message"]
     assert [control["of"] for control in found["controls"]] == ["real", "injected"]
     for control in found["controls"]:
@@ -57,7 +56,14 @@ def test_the_limit_is_the_callers():
     real, injected = rng.normal(size=(400, 4)), rng.normal(size=(400, 4)) + 0.5
     assert asked(real, injected, limit=0.85)["verdict"] == "PASS"
     assert asked(real, injected, limit=0.6)["verdict"] == "FAIL"
-    assert asked(real, injected, limit=0.76)["holds_limit"]
+
+
+def test_a_sample_too_small_to_say_neither_passes_nor_fails():
+    rng = np.random.default_rng(2)
+    found = asked(rng.normal(size=(400, 4)), rng.normal(size=(400, 4)) + 0.5, limit=0.76)
+    assert found["low"] < 0.76 < found["high"]
+    assert found["verdict"] == "WARN"
+    assert "too uncertain for the limit of 0.76" in found["message"]
 
 
 def test_a_patch_of_sky_that_is_known_again_does_not_inflate_the_auc():

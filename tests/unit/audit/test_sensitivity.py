@@ -265,6 +265,7 @@ def by_patch(seed: int, patches: int = 40, conditions: int = 1) -> pd.DataFrame:
     return rows.assign(logit=own[patch, conditions] + random.normal(size=len(patch)) - (rows["mag_z"] - 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditions", [1, 6])
 def test_what_patches_of_sky_share_by_chance_is_no_finding(conditions: int) -> None:
     held, alarms, over_objects = [], [], []

@@ -295,6 +295,7 @@ def test_the_card_says_what_is_not_known(bundled: Bundled) -> None:
 # --- ONNX ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_onnx_scores_real_stamps_as_torch_does_at_any_batch_size(bundled: Bundled, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from ray_train import onnx_export

@@ -88,15 +88,15 @@ def test_sources_within_have_several_images_and_sources_beyond_have_one() -> Non
 
 def test_sources_lie_uniformly_over_the_area() -> None:
     """Halving the multiple leaves a quarter of the sources; sectors hold them as their area asks."""
-    random, count = np.random.default_rng(4), 20_000
+    random, count = np.random.default_rng(4), 8_000
     lens = {name: np.repeat(values[:1], count) for name, values in lenses().items()}
     x, y = caustics.positions_within(lens, 1.0, random.random(count), random.random(count))
     directions, extent = caustics.reach(
         *(lens[name][:1] for name in ("theta_e", "lens_q", "lens_angle", "shear_1", "shear_2"))
     )
     allowed = np.interp(np.arctan2(y, x), directions, extent[0])
-    assert (np.hypot(x, y) < 0.5 * allowed).mean() == pytest.approx(0.25, abs=0.012)
+    assert (np.hypot(x, y) < 0.5 * allowed).mean() == pytest.approx(0.25, abs=0.018)
     area = np.trapezoid(extent[0] ** 2, directions)
     right = np.abs(directions) < np.pi / 2
     expected = np.trapezoid((extent[0] ** 2)[right], directions[right]) / area
-    assert (np.abs(np.arctan2(y, x)) < np.pi / 2).mean() == pytest.approx(expected, abs=0.015)
+    assert (np.abs(np.arctan2(y, x)) < np.pi / 2).mean() == pytest.approx(expected, abs=0.02)

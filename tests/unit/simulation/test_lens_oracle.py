@@ -21,6 +21,7 @@ from lensdata.simulation.lensing import as_tensors, deflection, series_terms
 from lensdata.simulation.psfs import MoffatPsf, PsfImages
 from tests.unit.simulation.lens_columns import Columns
 
+pytestmark = pytest.mark.slow
 COUNT = 200
 HALF = 13
 FINE = 7
