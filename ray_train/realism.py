@@ -60,7 +60,7 @@ def ask(
     Parameters
     ----------
     manifest
-        With the splits that the run used; its rows of label 1 are the real lenses.
+        With the splits that the run used; its plain rows of label 1 are the real lenses.
     rows
         Injections, as `selection_results.injections` gives them.
     thresholds
@@ -68,14 +68,14 @@ def ask(
     """
     lenses = real_lenses(manifest, config)
     if not len(lenses):
-        reason = f"the manifest has no lens in split {', '.join(config.hosts.splits)}"
+        reason = f"the manifest has no lens of the sky in split {', '.join(config.hosts.splits)}"
         return Realism(
             _untested(config, f"Not measured: {reason}. Nobody knows how far these numbers hold for real lenses.")
         )
     known = described(lenses.table.to_pandas())
-    candidates = rows.assign(gr=rows["mag_g"] - rows["mag_r"])
+    candidates = as_drawn(rows)
     found = realism.match(known, candidates, MATCHED_BY, SCALES, per_lens=config.realism.per_lens)
-    record = {
+    record: dict[str, Any] = {
         "lenses": len(lenses), "pairs": len(found.real), "matched_by": list(found.columns), "not_known": list(found.absent),
         "unmatched": found.unmatched,
     }  # fmt: skip
@@ -88,8 +88,8 @@ def ask(
     own = known.iloc[np.unique(found.real)].reset_index(drop=True).assign(logit=real.logits, colour=real.colours)
     theirs = candidates.set_index("injection_id").loc[keys].reset_index()
     theirs = theirs.assign(colour=injected.colours)
-    blocks = "healpix_128" if "healpix_128" in ours.table.column_names and theirs["healpix_128"].notna().all() else None
-    groups = (ours.column(blocks), theirs[blocks]) if blocks else (ours.column("cutout_id"), theirs["source_id"])
+    on_sky = "healpix_128" in own and own["healpix_128"].notna().all() and theirs["healpix_128"].notna().all()
+    groups = (own["healpix_128"], theirs["healpix_128"]) if on_sky else (own["cutout_id"], theirs["source_id"])
     probe = realism.probe(real.features, injected.features, *groups, limit=config.realism.limit, seed=config.seed)
     measured = probe["measured"]
     record = _untested(config, probe["message"]) | record | {
@@ -105,11 +105,16 @@ def ask(
     return Realism(record, samples)
 
 
+def as_drawn(rows: pd.DataFrame) -> pd.DataFrame:
+    """Injections with the quantities of `MATCHED_BY` that they were drawn with, not the nodes that they are counted at."""
+    drawn = {name: rows[f"{name}_drawn"] for name in ("theta_e", "arc_snr") if f"{name}_drawn" in rows}
+    return rows.assign(gr=rows["mag_g"] - rows["mag_r"], **drawn)
+
+
 def real_lenses(manifest: Manifest, config: SelectionConfig) -> Manifest:
-    """Lenses of the hosts' splits, at most so many, by keyed hash."""
-    chosen = manifest.where(
-        (manifest.column("label") == 1) & np.isin(manifest.column("split").astype(str), config.hosts.splits)
-    )
+    """Lenses of the hosts' splits, at most so many, by keyed hash; arcs that somebody injected are no lenses."""
+    plain = (manifest.column("label") == 1) & (manifest.column("kind").astype(str) == "plain")
+    chosen = manifest.where(plain & np.isin(manifest.column("split").astype(str), config.hosts.splits))
     if len(chosen) <= config.realism.max_lenses:
         return chosen
     order = np.argsort(second_key(chosen.column("cutout_id").astype(np.int64), config.seed, "selection-lenses"))
@@ -119,7 +124,7 @@ def real_lenses(manifest: Manifest, config: SelectionConfig) -> Manifest:
 
 def described(table: pd.DataFrame) -> pd.DataFrame:
     """What a manifest's rows say of the quantities of `MATCHED_BY`."""
-    out = table[[name for name in ("cutout_id", "theta_e", "arc_snr", "mag_r") if name in table]].copy()
+    out = table[[name for name in ("cutout_id", "healpix_128", "theta_e", "arc_snr", "mag_r") if name in table]].copy()
     if {"mag_g", "mag_r"} <= set(table):
         out["gr"] = table["mag_g"] - table["mag_r"]
     if "psfsize_r" in table:
@@ -187,7 +192,7 @@ def _how(found: realism.Matches, lenses: int) -> str:
     }
     by, absent = (", ".join(names.get(name, name) for name in columns) for columns in (found.columns, found.absent))
     text = f"{len(np.unique(found.real))} of {lenses} real lenses have injections, matched by {by}"
-    return f"{text}{f'; {absent} of real lenses not known here' if absent else ''}."
+    return f"{text}{f'; not known of both, and perhaps different: {absent}' if absent else ''}."
 
 
 def _untested(config: SelectionConfig, message: str) -> dict[str, Any]:

@@ -15,25 +15,29 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from lensdata import jobs, steps, storage, tables
+from lensdata.audit.completeness import thresholds
 from lensdata.cleaning.scores import of_one_network
 from lensdata.config.selection import SelectionConfig
 from lensdata.errors import InputError
+from lensdata.hashing import KIND_CODES, cutout_id
 from lensdata.shards.manifests import Manifest, read_manifest
 from lensdata.simulation.injected_stamps import check_layout
-from lensdata.simulation.selection_design import choose_hosts, plan
+from lensdata.simulation.selection_design import choose_hosts, hosts_without_cells, plan
 from lensdata.steps import JobRun, Outcome
 from ray_train.context import choose_device
 from ray_train.core.data import DataError
 from ray_train.injecting import CellPart, Injector, cell_file
 from ray_train.score import crew
 from ray_train.scoring import Assignment, as_trained, check_fit, load_scorer
-from ray_train.selection_results import conclude
+from ray_train.selection_results import conclude, read_population
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def selection_function(run: JobRun) -> Outcome:
     """Make and score the cells that are not there yet, then measure."""
     config: SelectionConfig = run.config
-    manifest = as_trained(read_manifest(run.inputs["manifest"]), run.inputs["run"])
+    manifest = as_never_seen(as_trained(read_manifest(run.inputs["manifest"]), run.inputs["run"]), run.inputs["run"])
     check_layout(manifest.layout(), manifest.uri)
     # what cannot be measured is said before hours of scoring, not after
     check_fit(
         load_scorer(run.inputs["run"], config.checkpoint, choose_device(config.execution.device)), manifest.layout()
     )
-    negatives = held_out_negatives(run, manifest)
+    negatives, population = held_out_negatives(run, manifest), read_population(run)
     hosts, dropped = choose_hosts(manifest, config)
-    cells = plan(hosts, config)[: run.test_limit]
+    cells = plan(hosts, config)
+    if few := hosts_without_cells(hosts, cells):
+        dropped["too few in its bin of seeing and depth"] = few
+    cells = cells[: run.test_limit]
     task = Assignment(run.inputs["run"], run.output, config.model_dump(mode="json"))
     tally = CellTally(run, len(cells))
     try:
@@ -66,7 +73,23 @@ def selection_function(run: JobRun) -> Outcome:
         raise steps.JobFailed(str(error)) from error
     rows, content = tables.content_hash(tables.iterate(run.output, check=False))
     report = {"cells": len(cells), "hosts": len(hosts), "dropped": dropped} | tally.report()
-    return Outcome(rows, content, report | conclude(run, manifest, hosts, cells, negatives, dropped))
+    return Outcome(rows, content, report | conclude(run, manifest, hosts, cells, negatives, dropped, population))
+
+
+def as_never_seen(manifest: Manifest, run_uri: str) -> Manifest:
+    """The manifest with every stamp of a galaxy of which the run has learnt from any in split train.
+
+    A run that was trained on a galaxy with an arc, or on its control, knows that galaxy under another key.
+    """
+    if "source_id" not in manifest.table.column_names:  # `choose_hosts` says so
+        return manifest
+    scores = tables.read_table(storage.join(run_uri, "scores"), columns=["cutout_id", "split"]).to_pandas()
+    learnt = scores.loc[scores["split"] == "train", "cutout_id"].to_numpy(np.int64)
+    sources = manifest.column("source_id").astype(np.int64)
+    known = np.any([np.isin(cutout_id(sources, kind), learnt) for kind in KIND_CODES], axis=0)
+    split = np.where(known, "train", manifest.column("split").astype(str))
+    index = manifest.table.column_names.index("split")
+    return replace(manifest, table=manifest.table.set_column(index, "split", pa.array(split, pa.string())))
 
 
 class CellTally:
@@ -96,7 +119,7 @@ def held_out_negatives(run: JobRun, manifest: Manifest) -> pd.DataFrame:
     Raises
     ------
     InputError
-        The scores are of another network, or there are none of these splits.
+        The scores are of another network, or there are none of these splits, or too few for any of the rates.
     """
     config: SelectionConfig = run.config
     uri = run.inputs.get("scores", run.inputs["run"])
@@ -110,6 +133,12 @@ def held_out_negatives(run: JobRun, manifest: Manifest) -> pd.DataFrame:
     rows = rows[(rows["label"] == 0) & rows["split"].isin(config.threshold_splits)][["cutout_id", "logit"]]
     if rows.empty:
         raise InputError(f"{uri} has no scores of negatives in split {', '.join(config.threshold_splits)}.")
+    if all(one.above is None for one in thresholds(rows["logit"], config.fpr_levels)):
+        levels = ", ".join(f"{level:g}" for level in config.fpr_levels)
+        raise InputError(
+            f"{uri} has {len(rows)} negatives in split {', '.join(config.threshold_splits)}, which allow no false positive at "
+            f"any of fpr_levels={levels}; take higher rates, or score more negatives."
+        )
     names = manifest.table.column_names
     if "healpix_128" not in names:
         return rows.assign(block=np.arange(len(rows)))

@@ -74,7 +74,9 @@ def facts(config: SelectionConfig, found: dict[str, Any]) -> list[tuple[str, str
     gains = "none" if config.electrons_per_nanomaggy is None else f"Poisson, gains {config.electrons_per_nanomaggy}"
     radii = "the grid" if grid.theta_e_from == "grid" else "the velocity dispersion of the host"
     low, high = sources.radius_arcsec
+    views = {"one": "one view", "d4": "mean of 8 views"}[config.views]
     return [
+        ("network", f"checkpoint {config.checkpoint}, {views}, {config.precision}"),
         ("hosts", f"types {', '.join(hosts.types)}; r {hosts.mag_r[0]:g} to {hosts.mag_r[1]:g}{colour}"),
         ("their splits", ", ".join(hosts.splits)),
         ("arcs of a host", f"{grid.per_host} at most"),

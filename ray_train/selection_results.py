@@ -40,6 +40,7 @@ def conclude(
     cells: Sequence[Cell],
     negatives: pd.DataFrame,
     dropped: dict[str, int],
+    population: pd.DataFrame | None,
 ) -> dict[str, Any]:
     """Measure, write ``selection.json``, ``selection_function/``, figures and the page; returns figures for the report.
 
@@ -48,7 +49,9 @@ def conclude(
     manifest
         Real lenses are of it.
     negatives
-        ``logit, block`` of the negatives that give the thresholds.
+        ``logit, block`` of the negatives that give the thresholds, at one rate at least.
+    population
+        Whose completeness is wanted (`read_population`).
     """
     config: SelectionConfig = run.config
     rows, beyond = injections(run.output, cells, config)
@@ -74,15 +77,14 @@ def conclude(
         "run_id": injector.scorer.run.run_id, "lensdata": __version__, "injections": len(rows), "beyond_the_grid": beyond,
         "hosts": int(rows["source_id"].nunique()), "cells": len(cells), "fpr_of_figures": main,
         "brightness": brightness, "map": _records(_map(rows, brightness, drawn, main)),
-        "thresholds": drawn.records(), "totals": totals(run, function, drawn), "realism": realism.record,
+        "thresholds": drawn.records(), "totals": totals(population, function, drawn), "realism": realism.record,
         "model": model_record(model), "model_reason": reason, "dropped": dropped,
         "groups": by_group(rows, drawn, main), "deltas": _records(paired.deltas), "shares": shares(paired.levels),
         "few": int(grid.table["few"].iloc[: grid.draws.shape[1]].sum()), "per_cell": _records(grid.table),
     }  # fmt: skip
     storage.write_json(run.path("selection.json"), found)
-    if main is not None:
-        made = drawings(rows, drawn, function, found, realism.samples)
-        write_page(run, found, made, gallery(injector, hosts, cells, rows))
+    made = drawings(rows, drawn, function, found, realism.samples)
+    write_page(run, found, made, gallery(injector, hosts, cells, rows))
     return {name: found[name] for name in ("injections", "beyond_the_grid", "few")} | {
         "realism": {name: realism.record[name] for name in ("verdict", "auc")}, "totals": found["totals"],
     }  # fmt: skip
@@ -111,10 +113,28 @@ def injections(output: str, cells: Sequence[Cell], config: SelectionConfig) -> t
     return rows[inside].reset_index(drop=True), int((~inside).sum())
 
 
-def totals(run: JobRun, function: SelectionFunction, drawn: Resamples) -> list[dict[str, Any]]:
-    """Completeness over all cells alike, or of the population of ``inputs.population``, per false-positive rate."""
-    if "population" in run.inputs:
-        population = read_any_table(run.inputs["population"], as_text=set())
+def read_population(run: JobRun) -> pd.DataFrame | None:
+    """The table of ``inputs.population``, if one is given.
+
+    Raises
+    ------
+    InputError
+        It is no population of lenses.
+    """
+    if "population" not in run.inputs:
+        return None
+    uri = run.inputs["population"]
+    population = read_any_table(uri, as_text=set())
+    try:
+        completeness.check_population(population, run.config.grid.brightness)
+    except InputError as error:
+        raise InputError(f"inputs.population={uri}: {error}") from error
+    return population
+
+
+def totals(population: pd.DataFrame | None, function: SelectionFunction, drawn: Resamples) -> list[dict[str, Any]]:
+    """Completeness over all cells alike, or of a population, per false-positive rate."""
+    if population is not None:
         found, weights = completeness.weighted_total(function, population), "weighted by inputs.population"
     else:
         grid = function.cells.table.iloc[: function.cells.draws.shape[1]]
@@ -131,7 +151,7 @@ def totals(run: JobRun, function: SelectionFunction, drawn: Resamples) -> list[d
     ]  # fmt: skip
 
 
-def by_group(rows: pd.DataFrame, drawn: Resamples, level: float | None) -> list[dict[str, Any]]:
+def by_group(rows: pd.DataFrame, drawn: Resamples, level: float) -> list[dict[str, Any]]:
     """Completeness by seeing, depth, type and exposures of the hosts, at one false-positive rate."""
     out = []
     for column, title in BY.items():
@@ -183,16 +203,16 @@ def model_record(model: completeness_model.SmoothModel | None) -> dict[str, Any]
     return {"columns": GOODNESS, "rows": lines, "message": message, "reports": model.reports}
 
 
-def _map(rows: pd.DataFrame, brightness: str, drawn: Resamples, level: float | None) -> pd.DataFrame:
+def _map(rows: pd.DataFrame, brightness: str, drawn: Resamples, level: float) -> pd.DataFrame:
     """Completeness by Einstein radius and brightness at one false-positive rate."""
     table = completeness.marginal(rows, ["theta_e", brightness], drawn)
     return table[table["fpr"] == level]
 
 
-def _main_level(drawn: Resamples) -> float | None:
+def _main_level(drawn: Resamples) -> float:
     """The rate of figures that show one: 1e-3, else the lowest that has a threshold."""
     levels = [threshold.level for threshold in drawn.thresholds if threshold.above is not None]
-    return 1e-3 if 1e-3 in levels else min(levels, default=None)
+    return 1e-3 if 1e-3 in levels else min(levels)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -48,6 +48,7 @@ __all__ = [
     "Threshold",
     "axes_of",
     "cells",
+    "check_population",
     "jeffreys",
     "marginal",
     "occupancy",
@@ -350,19 +351,10 @@ def weighted_total(found: Cells | SelectionFunction, weights: pd.DataFrame, kind
         raise InputError(
             f"Weights over cells need the columns {', '.join(grid.axes)} and weight, found {list(weights.columns)}."
         )
-    names = [
-        "theta_e",
-        found.brightness,
-        "psf",
-        "depth",
-        *(["mag_r"] if kind == "smooth" and "mag_r" in weights else []),
-    ]
-    lacking = [name for name in names if name not in weights]
-    if lacking:
-        raise InputError(
-            f"A population needs the columns {', '.join(names)} and weight; it has no {', '.join(lacking)}."
-        )
-    query = {name: weights[name].to_numpy(np.float64) for name in names}
+    check_population(weights, found.brightness)
+    names = ["theta_e", found.brightness, "psf", "depth"]
+    names += ["mag_r"] if kind == "smooth" and "mag_r" in weights else []
+    query = {name: weights[name].to_numpy(np.float64, na_value=np.nan) for name in names}
     if kind == "smooth":
         return _total_of_model(found, query, weight)
     index, corner = found._corners(query)
@@ -376,10 +368,28 @@ def weighted_total(found: Cells | SelectionFunction, weights: pd.DataFrame, kind
     return _total_of_cells(grid, over, weight.sum(), weight[~inside].sum())
 
 
+def check_population(population: pd.DataFrame, brightness: str) -> None:
+    """Refuse a table that is no population of lenses.
+
+    Raises
+    ------
+    InputError
+        A column is missing or holds no numbers, or weights are not finite, negative or all zero.
+    """
+    names = ("theta_e", brightness, "psf", "depth", "weight")
+    lacking = [name for name in names if name not in population]
+    if lacking:
+        raise InputError(f"A population needs the columns {', '.join(names)}; it has no {', '.join(lacking)}.")
+    for name in names:
+        if not pd.api.types.is_numeric_dtype(population[name]):
+            raise InputError(f"Column {name!r} of a population holds numbers, found {population[name].dtype}.")
+    _checked_weights(population)
+
+
 def _checked_weights(weights: pd.DataFrame) -> Floats:
     if "weight" not in weights:
         raise InputError(f"A population needs a column 'weight', found {list(weights.columns)}.")
-    weight = np.asarray(weights["weight"].to_numpy(np.float64))
+    weight = np.asarray(weights["weight"].to_numpy(np.float64, na_value=np.nan))
     if not len(weight) or not np.isfinite(weight).all() or (weight < 0).any() or not weight.sum() > 0:
         raise InputError("Weights of a population are finite, not negative and not all zero.")
     return weight

@@ -11,7 +11,7 @@ from lensdata.config.injection import HostCuts
 from lensdata.config.scoring import Rate, ScoreExecutionConfig
 from lensdata.config.simulation import Fraction, Range
 
-Split = Literal["train", "val", "test"]
+HeldOut = Literal["val", "test"]
 
 
 class SelectionHosts(HostCuts):
@@ -20,7 +20,7 @@ class SelectionHosts(HostCuts):
     gr_min: float | None = Field(
         0.6, description="bluest g - r, mag: 0.6 leaves disks out, 0.9 takes the reddest only; null takes all colours"
     )
-    splits: tuple[Literal["val", "test"], ...] = Field(
+    splits: tuple[HeldOut, ...] = Field(
         ("val", "test"),
         min_length=1,
         description="splits of the run that hosts are of; what it learnt from is never one",
@@ -118,8 +118,10 @@ class SelectionConfig(Config):
         min_length=1,
         description="false-positive rates whose thresholds completeness is measured at",
     )
-    threshold_splits: tuple[Split, ...] = Field(
-        ("test",), min_length=1, description="splits whose negatives give the thresholds"
+    threshold_splits: tuple[HeldOut, ...] = Field(
+        ("test",),
+        min_length=1,
+        description="splits whose negatives give the thresholds; never what the run learnt from",
     )
     hosts: SelectionHosts = SelectionHosts()
     grid: SelectionGrid = SelectionGrid()

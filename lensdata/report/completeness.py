@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ def drawings(
     drawn: Resamples,
     function: SelectionFunction,
     found: dict[str, Any],
-    samples: dict[str, tuple[npt.ArrayLike, npt.ArrayLike]],
+    samples: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]],
 ) -> dict[str, Figure]:
     """Figures by name; those of one false-positive rate are at ``found["fpr_of_figures"]``.
 
@@ -61,8 +61,9 @@ def drawings(
     table = function.cells.table
     bins = {name: {int(value): bin_name(name, int(value)) for value in rows[name].unique()} for name in _EDGES}
     out["conditions"] = drawn_as.conditions_maps(table[table["fpr"] == main], brightness, bins)
-    overall = next(total for total in found["totals"] if total["fpr"] == main)
-    if found["groups"] and overall["value"] is not None:
+    if found["groups"]:
+        # of the same injections as the groups; a total may be that of a population
+        overall = next(share["with_arc"] for share in found["shares"] if share["fpr"] == main)
         out["groups"] = drawn_as.groups([(entry["name"], entry) for entry in found["groups"]], overall)
     if found["deltas"]:
         out["deltas"] = drawn_as.deltas(pd.DataFrame(found["deltas"]))

@@ -76,10 +76,10 @@ def _map(axes: Axes, rows: pd.DataFrame, brightness: str, *, numbers: bool) -> A
     )
     for y, x in zip(*np.nonzero(count < 100), strict=True):
         axes.fill_between([x, x + 1], y, y + 1, facecolor="none", edgecolor=ACCENT, hatch="////", lw=0)
-    known = np.nan_to_num(values)
-    if min(values.shape) > 1 and known.min() < 0.5 < known.max():
+    measured = values[np.isfinite(values)]  # no line goes between these and the rest
+    if min(values.shape) > 1 and len(measured) and measured.min() < 0.5 < measured.max():
         middle = (np.arange(values.shape[1]) + 0.5, np.arange(values.shape[0]) + 0.5)
-        axes.contour(*middle, known, levels=[0.5], colors=["#D55E00"], linewidths=2)
+        axes.contour(*middle, values, levels=[0.5], colors=["#D55E00"], linewidths=2)
     if numbers:
         for (y, x), value in np.ndenumerate(values):
             if np.isfinite(value):
@@ -109,11 +109,11 @@ def curves(
     step = 0.006 * float(np.ptp(where) or 1)  # so that intervals do not lie on one another
     for number, value in enumerate(values):
         part = rows if by is None else rows[rows[by] == value]
-        place = where[part.index] + (number - (len(values) - 1) / 2) * step
+        place = where[part.index].to_numpy() + (number - (len(values) - 1) / 2) * step
         colour = SERIES[number % len(SERIES)]
-        y = part["completeness"]
+        y, low, high = (part[name].to_numpy() for name in ("completeness", "low_total", "high_total"))
         axes.errorbar(
-            place, y, yerr=[np.maximum(y - part["low_total"], 0), np.maximum(part["high_total"] - y, 0)],
+            place, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)],
             fmt="osD^vP"[number % 6], ms=4, lw=1.2, ls="none" if band is not None else STYLES[number % 4], capsize=2,
             color=colour, label=names.get(value, f"{value:g}"),
         )  # fmt: skip
@@ -141,7 +141,7 @@ def groups(found: Sequence[tuple[str, dict[str, Any]]], overall: dict[str, Any])
     axes.axvspan(overall["low"], overall["high"], color=ACCENT, alpha=0.25, lw=0, label="all, 95% interval")
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(xlabel="completeness, averaged over the cells with injections", title="By host and conditions")
+    axes.set(xlabel="completeness, averaged over the injections", title="By host and conditions")
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower right", fontsize=8.5)
     return figure
 
@@ -150,9 +150,9 @@ def deltas(rows: pd.DataFrame) -> Figure:
     """What an arc does to the logit of its host, and what its light does when it is scrambled, by Einstein radius."""
     figure, (axes,) = canvas(width=7.2)
     for number, (quantity, part) in enumerate(rows.dropna(subset=["theta_e"]).groupby("quantity", sort=False)):
-        y = part["median"]
+        place, y, low, high = (part[name].to_numpy() for name in ("theta_e", "median", "low", "high"))
         axes.errorbar(
-            part["theta_e"], y, yerr=[np.maximum(y - part["low"], 0), np.maximum(part["high"] - y, 0)], fmt="osD"[number % 3],
+            place, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="osD"[number % 3],
             ls=STYLES[number % 4], ms=4, capsize=2, color=SERIES[number % len(SERIES)], label=str(quantity),
         )  # fmt: skip
     axes.axhline(0, color=ACCENT, lw=1)

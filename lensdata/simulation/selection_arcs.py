@@ -69,7 +69,8 @@ def draw(cell: Cell, hosts: pd.DataFrame, angle: Floats, config: SelectionConfig
         theta_e = einstein_radius(hosts["sigma_v"].to_numpy(np.float64), hosts["z_lens"].to_numpy(np.float64), z_source)
         drawn["theta_e"], drawn["theta_e_node"] = (
             np.maximum(theta_e, _SMALLEST_THETA_E),
-            nearest_node(theta_e, config.grid),
+            # a source in front is not lensed: it is no arc of the smallest node, however far that reaches
+            nearest_node(np.where(theta_e < _SMALLEST_THETA_E, np.nan, theta_e), config.grid),
         )
     else:
         drawn["theta_e"] = drawn["theta_e_node"] = np.full(count, cell.theta_e)

@@ -7,6 +7,7 @@ same whatever the order of the manifest, and every injection has a key of its ow
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,6 +130,13 @@ def plan(hosts: Manifest, config: SelectionConfig) -> list[Cell]:
             f"grid.per_host={grid.per_host} each in any bin of seeing and depth; raise it, or take fewer nodes."
         )
     return cells
+
+
+def hosts_without_cells(hosts: Manifest, cells: Sequence[Cell]) -> int:
+    """How many hosts lie in bins of seeing and depth that have too few for one injection per cell, and so have no cells."""
+    planned = {(cell.psf_bin, cell.depth_bin) for cell in cells}
+    bins = zip(hosts.column("psf_bin").tolist(), hosts.column("depth_bin").tolist(), strict=True)
+    return sum(pair not in planned for pair in bins)
 
 
 def node_number(theta_e: float, level: float) -> int:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -22,11 +23,13 @@ from lensdata import storage, tables
 from lensdata.audit.completeness import SelectionFunction
 from lensdata.config.base import load_config
 from lensdata.config.selection import SelectionConfig
+from lensdata.hashing import cutout_id
 from lensdata.shards.manifests import read_manifest
 from lensdata.simulation import lenses
 from lensdata.simulation.injection import Grid, on_stamps, unit_arcs
 from lensdata.simulation.selection_design import einstein_radius
 from ray_train import evaluate, selection_function
+from ray_train.realism import as_drawn, real_lenses
 from ray_train.scoring import load_scorer
 from tests.selection import Trained, trained_on
 
@@ -194,6 +197,8 @@ def test_the_einstein_radius_can_follow_from_the_host(trained: Trained, tmp_path
         (("hosts.mag_r=[5,6]",), "no host that passes the cuts"),
         (("grid.per_host=1", MANY_NODES), "too few for one injection per cell"),
         (("threshold_splits=[]",), "threshold_splits"),
+        (("threshold_splits=[train]",), "should be 'val' or 'test'"),
+        (("fpr_levels=[0.001,0.0001]",), "allow no false positive at any of fpr_levels=0.001, 0.0001"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_one_sentence(
@@ -203,6 +208,56 @@ def test_what_cannot_be_measured_is_one_sentence(
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("theta_e,arc_snr,psf,weight\n1,30,1.2,1\n", "it has no depth"),
+        ("theta_e,arc_snr,psf,depth,weight\n1,bright,1.2,24,1\n", "Column 'arc_snr' of a population holds numbers"),
+        ("theta_e,arc_snr,psf,depth,weight\n1,30,1.2,24,\n", "finite, not negative"),
+    ],
+)
+def test_a_population_that_is_none_is_refused_before_anything_is_scored(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    population = tmp_path / "population.csv"
+    population.write_text(text)
+    assert measure(tmp_path / "out", trained, f"inputs.population={population}") == 2
+    said = capsys.readouterr().err
+    assert f"inputs.population={population}: " in said
+    assert message in said
+    assert not (tmp_path / "out" / "dataset").exists()
+
+
+def test_a_galaxy_that_the_run_knows_with_an_arc_or_as_a_control_carries_none(trained: Trained, tmp_path: Path) -> None:
+    manifest = read_manifest(trained.manifest)
+    scores = tables.read_table(storage.join(trained.run, "scores")).to_pandas()
+    held_out = scores.loc[(scores["split"] == "test") & (scores["label"] == 0), "cutout_id"].to_numpy()[:2]
+    learnt = [cutout_id(held_out[:1], "injection")[0], cutout_id(held_out[1:], "control")[0]]
+    known = pa.table({"cutout_id": learnt, "split": ["train", "train"]})
+    (tmp_path / "scores" / "dataset").mkdir(parents=True)
+    pq.write_table(known, tmp_path / "scores" / "dataset" / "part-00000.parquet")
+    tables.finish_table(str(tmp_path / "scores"))
+    seen = selection_function.as_never_seen(manifest, str(tmp_path)).table.to_pandas().set_index("cutout_id")["split"]
+    before = manifest.table.to_pandas().set_index("cutout_id")["split"]
+    assert (seen[held_out] == "train").all()
+    assert seen.drop(held_out).equals(before.drop(held_out))
+
+
+def test_injections_are_matched_by_what_was_drawn_whatever_the_axes_are() -> None:
+    by_magnitude = {"theta_e": [1.0], "theta_e_drawn": [1.1], "arc_mag": [20.0], "arc_snr_drawn": [33.0]}
+    found = as_drawn(pd.DataFrame(by_magnitude | {"mag_g": [20.0], "mag_r": [19.0]}))
+    assert found[["theta_e", "arc_snr", "gr"]].iloc[0].tolist() == [1.1, 33.0, 1.0]
+
+
+def test_arcs_that_somebody_injected_are_no_real_lenses_for_the_gate(trained: Trained) -> None:
+    manifest = read_manifest(trained.manifest)
+    index = manifest.table.column_names.index("kind")
+    injected = np.where(manifest.column("label") == 1, "injection", "plain")
+    arcs = replace(manifest, table=manifest.table.set_column(index, "kind", pa.array(injected)))
+    assert len(real_lenses(manifest, SelectionConfig())) > 0
+    assert len(real_lenses(arcs, SelectionConfig())) == 0
 
 
 def test_scores_of_another_run_are_refused(
@@ -235,6 +290,7 @@ def test_a_population_is_weighted_and_what_lies_outside_is_a_share(
     small, large = float(function(theta_e=0.75, **where)), float(function(theta_e=2.5, **where))
     assert total["value"] == pytest.approx((3 * small + large) / 4, abs=1e-6)
     assert total["outside"] == pytest.approx(0.2)
+    assert "20.0% lies outside the grid" in (tmp_path / "fresh" / "report.html").read_text()
 
 
 def test_the_report_of_the_run_tells_the_gate_and_what_the_light_alone_does(

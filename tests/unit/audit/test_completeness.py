@@ -416,6 +416,10 @@ def test_the_smooth_total_is_the_mean_of_the_smooth_function(measured):
     ("population", "message"),
     [
         ({"theta_e": [1.0]}, "needs a column 'weight'"),
+        (
+            {"theta_e": [1.0], "arc_snr": ["bright"], "psf": [1.2], "depth": [24.0], "weight": [1.0]},
+            "'arc_snr' .* numbers",
+        ),
         ({"theta_e": [1.0], "weight": [1.0]}, "it has no arc_snr, psf, depth"),
         ({"theta_e": [1.0], "weight": [0.0]}, "not all zero"),
         ({"theta_e": [1.0], "weight": [-1.0]}, "not negative"),

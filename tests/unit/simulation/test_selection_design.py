@@ -16,8 +16,15 @@ from lensdata.config.base import load_config
 from lensdata.config.selection import SelectionConfig, SelectionGrid
 from lensdata.errors import InputError
 from lensdata.shards.manifests import Manifest
-from lensdata.simulation.selection_arcs import added, make_arcs
-from lensdata.simulation.selection_design import choose_hosts, einstein_radius, host_frame, nearest_node, plan
+from lensdata.simulation.selection_arcs import added, draw, make_arcs
+from lensdata.simulation.selection_design import (
+    choose_hosts,
+    einstein_radius,
+    host_frame,
+    hosts_without_cells,
+    nearest_node,
+    plan,
+)
 
 HOSTS = 60
 PIXSCALE = 0.262
@@ -120,6 +127,15 @@ def test_an_impossible_plan_is_refused_by_its_key(key: str, message: str) -> Non
         load_config(SelectionConfig, None, [key])
 
 
+def test_hosts_of_a_bin_too_small_for_the_plan_are_counted() -> None:
+    rows = galaxies()
+    rows.loc[0, "psf_bin"] = 3
+    found, _ = choose_hosts(manifest(rows), config())
+    cells = plan(found, config())
+    assert {cell.psf_bin for cell in cells} == {1, 2}
+    assert hosts_without_cells(found, cells) == 1
+
+
 def test_an_einstein_radius_follows_from_the_velocity_dispersion() -> None:
     sigma, z_lens, z_source = np.array([250.0, 300.0]), np.array([0.3, 0.5]), np.array([2.0, 1.2])
     ratio = Planck18.angular_diameter_distance_z1z2(z_lens, z_source) / Planck18.angular_diameter_distance(z_source)
@@ -134,6 +150,17 @@ def test_a_radius_is_counted_at_the_nearest_node() -> None:
         nearest_node(np.array([0.2, 0.3, 0.74, 0.76, 1.4, 1.6, 2.4, 2.6]), grid),
         [np.nan, 0.5, 0.5, 1.0, 1.0, 2.0, 2.0, np.nan],
     )
+
+
+def test_a_source_in_front_of_its_lens_is_counted_at_no_node_however_far_apart_these_are() -> None:
+    settings = config(
+        grid={"theta_e_from": "velocity_dispersion", "theta_e_arcsec": (0.5, 2.0)}, sources={"redshift": (0.2, 0.4)}
+    )
+    found, _ = choose_hosts(manifest(galaxies().assign(sigma_v=250.0, z_lens=0.9)), settings)
+    cell = plan(found, settings)[0]
+    rows = host_frame(found).iloc[cell.hosts].reset_index(drop=True)
+    drawn = draw(cell, rows, np.zeros(len(rows)), settings)
+    assert np.isnan(drawn["theta_e_node"]).all()
 
 
 @pytest.mark.parametrize("brightness", ["arc_snr", "arc_mag"])
