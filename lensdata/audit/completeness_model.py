@@ -42,6 +42,7 @@ RIDGE = 1e-5  # keeps coefficients that no injection touches finite; a thousandt
 FOLDS = 5
 BLOCK_ROWS = 8192  # rows of a pass: a few MB, so that the products stay in the cache
 BLOCK_RESAMPLES = 50
+THRESHOLD_GROUPS = 16  # fits at as many thresholds, from which the resamples step
 MAG_NODES = 9  # quantiles of the hosts' magnitudes that stand for all of them
 MIN_OF_EACH = 50  # injections found, and not found, that a fit needs
 MIN_HOSTS = 20  # that a fit needs: fewer leave folds without any, and say nothing about their spread
@@ -286,8 +287,11 @@ def fit(rows: pd.DataFrame, brightness: str, drawn: Resamples, seed: int = 0) ->
     design = basis.design(ratio, bright, mag_r, depth)
     of_hosts = data["mag_r"].groupby(host[order]).first().to_numpy()
     mag_nodes = np.quantile(of_hosts, (np.arange(MAG_NODES) + 0.5) / MAG_NODES)
+    nodes = data[["theta_e", brightness]].drop_duplicates().to_numpy()[: max(1, len(data) // 20)]
+    typical = [np.full(len(nodes), float(np.median(values))) for values in (psf, mag_r, depth)]
+    prior = basis.design(*basis.coordinates(nodes[:, 0], typical[0], nodes[:, 1]), *typical[1:])
     sample = _Sample(
-        design, data["logit"].to_numpy(), host[order], np.bincount(fold[host[order]], minlength=FOLDS), basis
+        design, data["logit"].to_numpy(), host[order], np.bincount(fold[host[order]], minlength=FOLDS), basis, prior
     )
     cell_columns = [name for name in ("theta_e", brightness, "psf_bin", "depth_bin") if name in rows]
     cell = rows.iloc[order][cell_columns].groupby(cell_columns, dropna=False).ngroup().to_numpy()
@@ -313,13 +317,18 @@ def fit(rows: pd.DataFrame, brightness: str, drawn: Resamples, seed: int = 0) ->
 
 @dataclass(frozen=True)
 class _Sample:
-    """Rows of a fit, folds of hosts one after the other: design (n, p), logits and hosts (n,), rows of each fold (FOLDS,)."""
+    """Rows of a fit, folds of hosts one after the other: design (n, p), logits and hosts (n,), rows of each fold (FOLDS,).
+
+    ``prior`` (m, p) are nodes at each of which half an injection counts as found and half as missed, beside the rows: as in
+    Jeffreys' prior. Where none was found, the logit would else run off, and a normal draw about it mean nothing.
+    """
 
     design: Floats
     logits: Floats
     host: Ints
     folds: Ints
     basis: Basis
+    prior: Floats
 
     def slices(self) -> list[slice]:
         """Rows of each fold."""
@@ -363,8 +372,8 @@ def _fit_level(sample: _Sample, level: int, drawn: Resamples, cell: Ints, seed: 
     start[: sample.basis.surface(np.zeros(1), np.zeros(1)).shape[1]] = logit(found.mean())
     penalties = _choose_penalties(sample, found, start)
     penalty = _penalty(sample.basis, penalties)
-    coefficients, sums = _newton(sample, found, penalty, start, range(FOLDS))
-    draws = _draws(sample, drawn, level, coefficients, sums, penalty, seed)
+    coefficients, _ = _newton(sample, found, penalty, start, range(FOLDS))
+    draws = _draws(sample, drawn, level, coefficients, penalty, seed)
     report = {"hits": hits, "penalties": {"surface": penalties[0], "host": penalties[1]}}
     return _Fitted(coefficients, draws, report | _goodness(sample, found, coefficients, penalty, cell))
 
@@ -431,38 +440,66 @@ def _pass(sample: _Sample, found: Floats, at: Floats, folds: range | list[int]) 
             scaled = part * np.sqrt(chance * (1 - chance))[:, None]
             curvature[fold] += scaled.T @ scaled
             likelihood[fold] -= _log_loss(linear, found[rows])
+        linear = sample.prior @ at  # a fold has its share of it
+        chance = expit(linear)
+        gradient[fold] += sample.prior.T @ (0.5 - chance) / FOLDS
+        curvature[fold] += (sample.prior.T * (chance * (1 - chance))) @ sample.prior / FOLDS
+        likelihood[fold] -= _log_loss(linear, np.full(len(linear), 0.5)) / FOLDS
     return _Sums(curvature, gradient, likelihood)
 
 
-def _draws(
-    sample: _Sample, drawn: Resamples, level: int, coefficients: Floats, sums: _Sums, penalty: Floats, seed: int
+def _draws(sample: _Sample, drawn: Resamples, level: int, coefficients: Floats, penalty: Floats, seed: int) -> Floats:
+    """Coefficients of every resample, (B, p).
+
+    Resamples of like thresholds have a fit of their own, of all hosts at the middle one: a threshold that is badly known moves
+    small completenesses by factors, which no straight line from the sample's fit does. From there a resample is one Newton step.
+    """
+    random = np.random.default_rng(seed).normal(size=(len(coefficients), drawn.size))
+    out = np.empty((drawn.size, len(coefficients)))
+    order, at = np.argsort(drawn.above[level], kind="stable"), coefficients
+    for members in np.array_split(order, min(THRESHOLD_GROUPS, drawn.size)):
+        middle = drawn.above[level, members[len(members) // 2]]
+        found = (sample.logits > middle).astype(np.float64)
+        at, sums = _newton(sample, found, penalty, at, range(FOLDS))
+        out[members] = _steps(sample, drawn, level, members, at, sums, penalty, random[:, members])
+    return out
+
+
+def _steps(
+    sample: _Sample,
+    drawn: Resamples,
+    level: int,
+    members: Ints,
+    coefficients: Floats,
+    sums: _Sums,
+    penalty: Floats,
+    random: Floats,
 ) -> Floats:
-    """Coefficients of every resample, (B, p): one Newton step from the fit to the sample.
+    """Coefficients of some resamples, (b, p): one Newton step from a fit near all of them.
 
     A resample has other weights of hosts and another threshold; its gradient at the fit says where its own lies (the score
     bootstrap of Kline & Santos 2012, J. Econometric Methods 1, 23). What the penalty flattens no resample shows, so a
     normal draw of the smoothing bias is added, the difference between the Bayesian and the sampling covariance of the
     coefficients: with it bands cover on average over the surface (Nychka 1988; Marra & Wood 2012, Scand. J. Statist. 39, 53).
     """
-    size = len(coefficients)
     factor = cho_factor(sums.curvature.sum(axis=0) + penalty)
-    gradient = np.zeros((size, drawn.size))
+    of_prior = sample.prior.T @ (0.5 - expit(sample.prior @ coefficients))
+    gradient = np.repeat(of_prior[:, None], len(members), axis=1)
     for start in range(0, len(sample.design), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
         part = sample.design[rows]
         chance = expit(part @ coefficients)[:, None]
-        for first in range(0, drawn.size, BLOCK_RESAMPLES):
-            chosen = slice(first, first + BLOCK_RESAMPLES)
-            found = sample.logits[rows, None] > drawn.above[level, None, chosen]
+        for first in range(0, len(members), BLOCK_RESAMPLES):
+            chosen = members[first : first + BLOCK_RESAMPLES]
+            found = sample.logits[rows, None] > drawn.above[level, chosen]
             weight = drawn.weights[chosen].T[sample.host[rows]]
-            gradient[:, chosen] += part.T @ (weight * (found - chance))
+            gradient[:, first : first + BLOCK_RESAMPLES] += part.T @ (weight * (found - chance))
     steps = cho_solve(factor, gradient - (penalty @ coefficients)[:, None])
     # residuals are smaller than errors by what the fit has used up, which with few hosts shows
     used = float(np.trace(cho_solve(factor, sums.curvature.sum(axis=0))))
     hosts = len(np.unique(sample.host))
     steps *= np.sqrt(hosts / max(hosts - used, 1.0))
     values, vectors = np.linalg.eigh(penalty)
-    random = np.random.default_rng(seed).normal(size=(size, drawn.size))
     bias = cho_solve(factor, vectors @ (np.sqrt(np.maximum(values, 0.0))[:, None] * random))
     return np.asarray((coefficients[:, None] + steps + bias).T)
 

@@ -169,3 +169,19 @@ def test_the_fit_is_the_same_whatever_the_order_of_the_injections(fitted):
     where = points(50)
     np.testing.assert_allclose(mixed.completeness(0, **where), model.completeness(0, **where), atol=1e-4)
     assert isinstance(model.table().to_pandas(), pd.DataFrame)
+
+
+def test_where_nothing_is_found_and_the_threshold_is_badly_known_the_band_stays_with_the_cells():
+    """Few negatives at a rare rate: a straight line from the sample's fit would take bands of faint arcs to all of 0 to 1."""
+    rng = np.random.default_rng(8)
+    rows = injections(rng, hosts(rng, 150), np.array([1.0, 2.0]), np.array([10.0, 80.0]))
+    rows["logit"] -= 0.5
+    drawn = resampled(rows, rng.standard_t(3, size=400), (0.01,), 200, 1)
+    model = completeness_model.fit(rows, "arc_snr", drawn)
+    by_node = completeness.marginal(rows, ["theta_e", "arc_snr"], drawn)
+    faint = by_node[by_node["arc_snr"] == 10]
+    assert (faint["high_total"] < 0.05).all()
+    where = {"theta_e": faint["theta_e"].to_numpy(), "arc_snr": np.full(2, 10.0)}
+    where |= {name: np.full(2, rows[name].median()) for name in ("psf", "depth")}
+    _, high = model.band(0, **where)
+    assert (high < 0.2).all()
