@@ -142,6 +142,8 @@ def _read(uri: str) -> npt.NDArray[Any]:
 
 
 def _read_npz(content: BytesIO, uri: str) -> npt.NDArray[Any]:
+    if not content.getvalue().startswith(b"PK"):  # numpy would take it for a pickle
+        raise ValueError("it is no NPZ file")
     with np.load(content, allow_pickle=False) as arrays:
         for key in _KEYS:
             if key in arrays:

@@ -94,7 +94,7 @@ def test_a_folder_of_both_formats_is_read_in_the_order_of_names(tmp_path: Path) 
         ({"image": np.full((5, 5), np.nan)}, "NaN"),
         ({"image": np.ones(5)}, "shape"),
         ({"picture": np.ones((5, 5))}, "picture"),
-        (b"no zip archive", "cannot be read"),
+        (b"no zip archive", "it is no NPZ file"),
     ],
 )
 def test_a_bad_file_is_named_in_one_sentence(tmp_path: Path, content: dict | bytes, sentence: str) -> None:
