@@ -45,6 +45,7 @@ def copied(sky, tmp_path):
     return shutil.copytree(sky.sweeps, tmp_path / "sweeps")
 
 
+@pytest.mark.slow
 def test_packed_files_give_the_same_pool(chain, sky, copied, tmp_path):
     for name in NAMES:
         (copied / f"{name}.gz").write_bytes(gzip.compress((copied / name).read_bytes()))

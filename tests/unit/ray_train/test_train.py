@@ -433,6 +433,7 @@ def test_the_presets_are_valid_and_say_what_paper_iv_did() -> None:
             assert not key or key.endswith(":") or "#" in line, f"{path.name}: {line}"
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_train_gives_the_same_weights_as_the_bare_loop(tmp_path: Path, arc_manifest: Manifest) -> None:
     manifest = arc_manifest()
