@@ -11,7 +11,6 @@ reads ``selection_function/`` again as a callable.
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -38,8 +37,6 @@ from ray_train.injecting import CellPart, Injector, cell_file
 from ray_train.score import crew
 from ray_train.scoring import Assignment, as_trained, check_fit, load_scorer
 from ray_train.selection_results import conclude, read_population
-
-log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +23,6 @@ from ray_train.injecting import Injector, cell_file
 from ray_train.realism import ask
 from ray_train.scoring import Assignment
 from ray_train.selection_page import gallery, write_page
-
-log = logging.getLogger(__name__)
 
 FOLDER = "selection_function"  # what `SelectionFunction.load` reads
 BINNED = ("psf_bin", "depth_bin")

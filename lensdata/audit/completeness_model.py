@@ -265,40 +265,11 @@ def fit(rows: pd.DataFrame, brightness: str, drawn: Resamples, seed: int = 0) ->
     InputError
         A column is missing, or no row is whole.
     """
-    names = ["theta_e", brightness, "psf", "depth", "mag_r", "logit"]
-    lacking = [name for name in names if name not in rows]
-    if lacking:
-        raise InputError(f"The smooth model needs the column {lacking[0]!r} of the injections.")
-    values = rows[names].to_numpy(np.float64, na_value=np.nan)
-    good = np.isfinite(values).all(axis=1) & (values[:, :3] > 0).all(axis=1)
-    if not good.any():
-        raise InputError(f"None of {len(rows)} injections has all of {', '.join(names)}; the smooth model needs them.")
-    host = drawn.place(rows)
-    fold = np.random.default_rng(seed).permutation(len(drawn.hosts)) % FOLDS
-    # folds of hosts lie together: one pass over the rows then gives the sums of each
-    order = np.flatnonzero(good)[np.argsort(fold[host[good]], kind="stable")]
-    data = pd.DataFrame(values[order], columns=names)
-    theta_e, psf = data["theta_e"].to_numpy(), data["psf"].to_numpy()
-    ratio, bright = Basis(brightness, {}, {}).coordinates(theta_e, psf, data[brightness].to_numpy())
-    mag_r, depth = data["mag_r"].to_numpy(), data["depth"].to_numpy()
-    basis = Basis.over(
-        brightness, {"theta_e_fwhm": ratio, "brightness": bright, "mag_r": mag_r, "depth": depth}, theta_e, psf
-    )
-    design = basis.design(ratio, bright, mag_r, depth)
-    of_hosts = data["mag_r"].groupby(host[order]).first().to_numpy()
-    mag_nodes = np.quantile(of_hosts, (np.arange(MAG_NODES) + 0.5) / MAG_NODES)
-    nodes = data[["theta_e", brightness]].drop_duplicates().to_numpy()[: max(1, len(data) // 20)]
-    typical = [np.full(len(nodes), float(np.median(values))) for values in (psf, mag_r, depth)]
-    prior = basis.design(*basis.coordinates(nodes[:, 0], typical[0], nodes[:, 1]), *typical[1:])
-    sample = _Sample(
-        design, data["logit"].to_numpy(), host[order], np.bincount(fold[host[order]], minlength=FOLDS), basis, prior
-    )
-    cell_columns = [name for name in ("theta_e", brightness, "psf_bin", "depth_bin") if name in rows]
-    cell = rows.iloc[order][cell_columns].groupby(cell_columns, dropna=False).ngroup().to_numpy()
+    sample, data, cell = _prepared(rows, brightness, drawn, seed)
     coefficients, draws, reports = [], [], []
     for level, threshold in enumerate(drawn.thresholds):
         head = {
-            "fpr": threshold.level, "n": len(order), "n_left_out": int(len(rows) - len(order)),
+            "fpr": threshold.level, "n": len(data), "n_left_out": len(rows) - len(data),
             "hosts": len(np.unique(sample.host)),
         }  # fmt: skip
         # One thread: blocks of rows are too little work for several, and on a busy machine those wait for each other
@@ -308,7 +279,11 @@ def fit(rows: pd.DataFrame, brightness: str, drawn: Resamples, seed: int = 0) ->
         draws.append(fitted.draws)
         reports.append(head | fitted.report)
     levels = tuple(threshold.level for threshold in drawn.thresholds)
-    model = SmoothModel(basis, mag_nodes, levels, np.stack(coefficients), np.stack(draws).astype(np.float32), reports)
+    of_hosts = data["mag_r"].groupby(sample.host).first().to_numpy()
+    mag_nodes = np.quantile(of_hosts, (np.arange(MAG_NODES) + 0.5) / MAG_NODES)
+    model = SmoothModel(
+        sample.basis, mag_nodes, levels, np.stack(coefficients), np.stack(draws).astype(np.float32), reports
+    )
     for level, report in enumerate(reports):
         if not report.get("reason"):
             report["falls"] = _falls(model, level, data)
@@ -334,6 +309,39 @@ class _Sample:
         """Rows of each fold."""
         stops = np.cumsum(self.folds)
         return [slice(int(stop - size), int(stop)) for stop, size in zip(stops, self.folds, strict=True)]
+
+
+def _prepared(rows: pd.DataFrame, brightness: str, drawn: Resamples, seed: int) -> tuple[_Sample, pd.DataFrame, Ints]:
+    """The whole rows as a fit takes them, their quantities in the same order, and the number of each one's cell."""
+    names = ["theta_e", brightness, "psf", "depth", "mag_r", "logit"]
+    lacking = [name for name in names if name not in rows]
+    if lacking:
+        raise InputError(f"The smooth model needs the column {lacking[0]!r} of the injections.")
+    values = rows[names].to_numpy(np.float64, na_value=np.nan)
+    good = np.isfinite(values).all(axis=1) & (values[:, :3] > 0).all(axis=1)
+    if not good.any():
+        raise InputError(f"None of {len(rows)} injections has all of {', '.join(names)}; the smooth model needs them.")
+    host = drawn.place(rows)
+    fold = np.random.default_rng(seed).permutation(len(drawn.hosts)) % FOLDS
+    # folds of hosts lie together: one pass over the rows then gives the sums of each
+    order = np.flatnonzero(good)[np.argsort(fold[host[good]], kind="stable")]
+    data = pd.DataFrame(values[order], columns=names)
+    theta_e, psf = data["theta_e"].to_numpy(), data["psf"].to_numpy()
+    ratio, bright = Basis(brightness, {}, {}).coordinates(theta_e, psf, data[brightness].to_numpy())
+    mag_r, depth = data["mag_r"].to_numpy(), data["depth"].to_numpy()
+    basis = Basis.over(
+        brightness, {"theta_e_fwhm": ratio, "brightness": bright, "mag_r": mag_r, "depth": depth}, theta_e, psf
+    )
+    design = basis.design(ratio, bright, mag_r, depth)
+    nodes = data[["theta_e", brightness]].drop_duplicates().to_numpy()
+    typical = [np.full(len(nodes), float(np.median(values))) for values in (psf, mag_r, depth)]
+    prior = basis.design(*basis.coordinates(nodes[:, 0], typical[0], nodes[:, 1]), *typical[1:])
+    sample = _Sample(
+        design, data["logit"].to_numpy(), host[order], np.bincount(fold[host[order]], minlength=FOLDS), basis, prior
+    )
+    cell_columns = [name for name in ("theta_e", brightness, "psf_bin", "depth_bin") if name in rows]
+    cell = rows.iloc[order][cell_columns].groupby(cell_columns, dropna=False).ngroup().to_numpy()
+    return sample, data, cell
 
 
 @dataclass(frozen=True)
